@@ -1,0 +1,33 @@
+"""Who calls: identities and roles as values."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Role(Enum):
+    """What a key may do."""
+
+    ADMIN = "admin"  # everything, for every tenant
+    TENANT_ADMIN = "tenant-admin"  # adapters and usage of its own tenant, and inference
+    INFERENCE = "inference"  # generate with what its tenant may use
+    WORKER = "worker"  # the sync stream, nothing else
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The holder of an API key."""
+
+    key_id: str  # public part of the key; safe to log
+    tenant: str  # empty for admin and worker keys
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A new key. `secret` is shown once and stored only as a hash."""
+
+    identity: Identity
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"IssuedKey(identity={self.identity!r}, secret='***')"

@@ -1,0 +1,50 @@
+"""Limits and usage of a tenant as values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a tenant may use. None is unlimited; 0 refuses everything."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    registered_adapters: int | None = None
+    adapter_bytes: int | None = None
+    resident_slots: int | None = None
+    cold_loads_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """The limits of a tenant, or of one of its adapters when `adapter` is named."""
+
+    tenant: str
+    limits: Limits
+    adapter: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """An admitted request's share of the limits: settled with the true use, or expired."""
+
+    tenant: str
+    request_id: str
+    tokens: int  # reserved: the worst case, prompt + max_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a tenant uses now and has used."""
+
+    tenant: str
+    concurrent_requests: int = 0
+    requests: int = 0
+    rejected_requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    registered_adapters: int = 0
+    adapter_bytes: int = 0
+    remaining_requests: int | None = None
+    remaining_tokens: int | None = None

@@ -1,0 +1,125 @@
+"""Adapters and their revisions as values: what exists, nothing about where it runs."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class RevisionState(Enum):
+    """Whether a revision can be served."""
+
+    RESOLVING = "resolving"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class ReloadPolicy(Enum):
+    """What happens to running requests when an adapter's weights change."""
+
+    IMMEDIATE = "immediate"
+    FINISH_RUNNING = "finish_running"
+    DRAIN = "drain"
+
+
+class PinTier(Enum):
+    """Where a pinned adapter stays."""
+
+    NONE = "none"
+    CPU = "cpu"
+    SLOT = "slot"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AdapterKey:
+    """An adapter's identity: its name is unique within its tenant."""
+
+    tenant: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """Immutable weights of an adapter; `digest` is their identity everywhere."""
+
+    number: int
+    digest: str
+    source: str  # canonical URI
+    rank: int
+    target_modules: tuple[str, ...]
+    size_bytes: int
+    state: RevisionState = RevisionState.READY
+    failure: str = ""
+    created_s: float = 0.0  # Unix time, from Redis
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficWeight:
+    """A share of an adapter's traffic."""
+
+    revision: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A named adapter of one tenant with its kept revisions, oldest first."""
+
+    key: AdapterKey
+    base_model: str
+    revisions: tuple[Revision, ...]
+    current_revision: int
+    generation: int  # grows with every change of what should be; commands carry it
+    resource_version: int  # order of changes over the whole registry
+    aliases: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    shared_with: tuple[str, ...] = ()
+    traffic: tuple[TrafficWeight, ...] = ()
+    pin: PinTier = PinTier.NONE
+    reload_policy: ReloadPolicy = ReloadPolicy.FINISH_RUNNING
+    created_s: float = 0.0
+    updated_s: float = 0.0
+
+    @property
+    def current(self) -> Revision:
+        """The revision that new requests use."""
+        return self.revision(self.current_revision)
+
+    def revision(self, number: int) -> Revision:
+        """Return a kept revision; KeyError when it is not kept."""
+        for revision in self.revisions:
+            if revision.number == number:
+                return revision
+        raise KeyError(number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAdapter:
+    """What a caller says to register an adapter."""
+
+    key: AdapterKey
+    source: str = ""  # empty: resolve by name
+    base_model: str = ""  # empty: the one the workers serve
+    aliases: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    shared_with: tuple[str, ...] = ()
+    expected_digest: str = ""
+    reload_policy: ReloadPolicy = ReloadPolicy.FINISH_RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model name stands for: the base model (adapter None) or one revision of an adapter."""
+
+    base_model: str
+    adapter: Adapter | None = None
+    revision: Revision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Adapters by tenant and name; an empty token ends the listing."""
+
+    adapters: tuple[Adapter, ...]
+    next_page_token: str

@@ -1,0 +1,56 @@
+"""What the adapter life cycle needs of tensors and files, as Protocols.
+
+The life cycle (leases, tiers, loading) is policy and reaches no torch; `loader` and `pool`
+implement these with tensors.
+"""
+
+from typing import Protocol
+
+from data_plane.adapters.revision import AdapterSource
+
+
+class PackedAdapter(Protocol):
+    """An adapter's weights in the rank pool's layout, in host memory: what the CPU cache holds."""
+
+    @property
+    def rank(self) -> int:
+        """Largest rank of any module."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Host memory it takes."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the rank pool it needs: ceil(rank / 8)."""
+
+
+class AdapterReader(Protocol):
+    """Source → packed weights. Called on loader threads, never on the step loop."""
+
+    def read(self, source: AdapterSource) -> PackedAdapter:
+        """Read once, verify the digest, check every tensor, merge scaling, pack.
+
+        Raises AdapterRefused (the files can never be served) or AdapterUnreadable (try again).
+        """
+
+
+class RankPool(Protocol):
+    """The tensors of all slots. Pages are written off the step loop, slots bound on it."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the pool."""
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page over all modules."""
+
+    def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
+        """Copy weights into pages that no slot is bound to. Any thread; disjoint pages may overlap in time."""
+
+    def bind(self, slot: int, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
+        """From the next step on, `slot` computes these pages. Step loop only; constant time."""
+
+    def unbind(self, slot: int) -> None:
+        """The slot holds nothing. Step loop only."""
