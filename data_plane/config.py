@@ -1,15 +1,23 @@
 """Settings of a worker: the one place that reads its environment.
 
 `EngineConfig` is what the engine needs, in process or in a worker; `WorkerSettings` adds what a
-worker process needs. Every field is a flag, an environment variable `LORAPLANE_<NAME>` and a
-key of the config file under the same name.
+worker process needs. Every field is a flag (`--max-loras`), an environment variable
+(`LORAPLANE_MAX_LORAS`) and a key of the config file (`max_loras`, in the TOML file that
+`LORAPLANE_CONFIG` names, default `loraplane.toml`), in this order of precedence.
 """
 
+import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 SUPPORTED_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -20,7 +28,12 @@ class EngineConfig(BaseSettings):
     """What the engine needs. Fixed at start; a bad value stops the start."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LORAPLANE_", frozen=True, extra="ignore", protected_namespaces=()
+        env_prefix="LORAPLANE_",
+        frozen=True,
+        extra="ignore",
+        protected_namespaces=(),
+        cli_kebab_case=True,
+        cli_prog_name="loraplane worker",
     )
 
     model: Path = Field(description="directory of the base model (Hugging Face layout)")
@@ -40,9 +53,26 @@ class EngineConfig(BaseSettings):
     lora_dtype: DType = Field(default="auto", description="of adapter weights; auto: the base's")
     max_cpu_loras: int = Field(default=0, ge=0, description="adapters in the CPU cache; 0: as max_loras")
     cpu_cache_bytes: int = Field(default=1 << 30, ge=1, description="bytes of the CPU cache")
-    adapter_roots: tuple[Path, ...] = Field(default=(), description="directories adapters may be read from")
+    adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="directories adapters may be read from, separated by colons"
+    )
     allow_bin: bool = Field(default=False, description="also read adapter_model.bin (weights only)")
     load_threads: int = Field(default=1, ge=1, description="threads that read and pack adapters")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the config file."""
+        config_file = TomlConfigSettingsSource(
+            settings_cls, os.environ.get("LORAPLANE_CONFIG", "loraplane.toml")
+        )
+        return sources["init_settings"], sources["env_settings"], config_file
+
+    @field_validator("adapter_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,0 +1,1 @@
+"""Computation on tensors; knows neither plane."""

@@ -1,0 +1,1 @@
+"""Pure functions: adapters and workers to commands, a request to a worker."""

@@ -1,0 +1,1 @@
+"""Redis: the client, and a Valkey of our own."""

@@ -1,0 +1,1 @@
+"""Sessions with workers: leases, commands, observed state."""

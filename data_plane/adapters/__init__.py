@@ -1,0 +1,1 @@
+"""Adapters on a worker: files, CPU cache, slots and the rank pool."""

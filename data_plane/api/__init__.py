@@ -1,0 +1,1 @@
+"""The worker's gRPC service: convert, call the engine, convert."""

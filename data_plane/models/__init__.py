@@ -1,0 +1,1 @@
+"""Model definitions of transformers with our layers inside."""

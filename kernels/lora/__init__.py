@@ -1,0 +1,1 @@
+"""LoRA over the rank pool: shrink, expand and their host metadata."""

@@ -1,0 +1,81 @@
+"""Grants: the control plane's signed word that a tenant may use one revision on this worker, now.
+
+Knows the public keys that came with the lease; refuses everything else. The claims are those
+of `control_plane.access.grants`: `jti` request id, `sub` tenant, `wid` worker, `base` base model,
+`ad` the adapter {t, n, r, d, s} (tenant, name, revision, digest, source) or absent, `mx` the most
+new tokens, `aud`, `iat`, `exp`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jwt
+
+from data_plane.adapters.revision import AdapterSource, Revision
+from data_plane.errors import GrantRefused
+
+AUDIENCE = "loraplane-worker"
+# Clocks of two machines differ; a grant lives for seconds, so the leeway is small.
+LEEWAY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a verified grant allows."""
+
+    request_id: str
+    tenant: str
+    base_model: str
+    adapter: AdapterSource | None
+    max_tokens: int | None
+
+
+class GrantVerifier:
+    """Verifies grants with the newest keys of the control plane."""
+
+    def __init__(self, worker_id: str) -> None:
+        self._worker_id = worker_id
+        self._keys: Mapping[str, str] = {}
+
+    def replace_keys(self, keys: Mapping[str, str]) -> None:
+        """Take key id → Ed25519 public key (PEM) from a lease."""
+        self._keys = dict(keys)
+
+    def verify(self, token: str | None) -> Grant:
+        """Return what the grant allows; raise GrantRefused."""
+        if not token:
+            raise GrantRefused("the call carries no grant: call the control plane, not the worker")
+        try:
+            key = self._keys[jwt.get_unverified_header(token).get("kid", "")]
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=["EdDSA"],
+                audience=AUDIENCE,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "jti", "sub", "wid"]},
+            )
+        except KeyError:
+            raise GrantRefused("the grant is signed with a key this worker does not know") from None
+        except jwt.PyJWTError as error:
+            raise GrantRefused(f"the grant is not valid: {error}") from error
+        if claims["wid"] != self._worker_id:
+            raise GrantRefused(f"the grant is for worker {claims['wid']!r}, not {self._worker_id!r}")
+        return Grant(
+            request_id=claims["jti"],
+            tenant=claims["sub"],
+            base_model=claims.get("base", ""),
+            adapter=_adapter(claims.get("ad")),
+            max_tokens=claims.get("mx"),
+        )
+
+
+def _adapter(claim: Mapping[str, object] | None) -> AdapterSource | None:
+    if claim is None:
+        return None
+    return AdapterSource(
+        revision=Revision(
+            tenant=str(claim["t"]), name=str(claim["n"]), number=int(str(claim["r"])), digest=str(claim["d"])
+        ),
+        uri=str(claim["s"]),
+    )

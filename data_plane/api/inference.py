@@ -1,0 +1,121 @@
+"""The worker's Inference service: verify the grant, submit, stream what the engine says."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+
+from data_plane.api import convert
+from data_plane.api.grants import Grant, GrantVerifier
+from data_plane.api.mailbox import Mailbox
+from data_plane.api.prompts import Prompts
+from data_plane.engine.events import Event, Failed, Finished, GenerationRequest
+from data_plane.engine.thread import EngineThread
+from data_plane.errors import GrantRefused, InvalidRequest
+from data_plane.scheduler.sampling import SamplingParams
+from protos.inference.v1 import inference_pb2 as pb
+from protos.inference.v1 import inference_pb2_grpc
+
+GRANT_METADATA = "loraplane-grant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerIdentity:
+    """What receipts say of this worker."""
+
+    worker_id: str
+    base_model: str
+    base_digest: str
+    max_model_len: int
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServicer):
+    """Generate and Tokenize for callers with a grant."""
+
+    def __init__(
+        self,
+        *,
+        engine: EngineThread[Mailbox],
+        prompts: Prompts,
+        grants: GrantVerifier,
+        identity: WorkerIdentity,
+    ) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._grants = grants
+        self._identity = identity
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """Stream one generation; leaving early, for whatever reason, frees its blocks and lease."""
+        grant = self._grants.verify(_metadata(context, GRANT_METADATA))
+        generation = await self._generation(request, grant, context.time_remaining())
+        mailbox = Mailbox()
+        self._engine.submit(generation, mailbox)
+        ended = False
+        try:
+            while not ended:
+                for event in await mailbox.take():
+                    ended = isinstance(event, Finished | Failed)
+                    yield self._message(event)
+        finally:
+            if not ended:
+                self._engine.cancel(generation.request_id)
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListModelsResponse:
+        """The base model; which adapters a tenant may use is the control plane's to say."""
+        model = pb.Model(id=self._identity.base_model, digest=self._identity.base_digest)
+        return pb.ListModelsResponse(models=[model])
+
+    async def Tokenize(
+        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.TokenizeResponse:
+        """Tokenize as Generate would."""
+        self._grants.verify(_metadata(context, GRANT_METADATA))
+        ids = await self._prompts.token_ids(request)
+        return pb.TokenizeResponse(token_ids=ids, max_model_len=self._identity.max_model_len)
+
+    async def _generation(
+        self, request: pb.GenerateRequest, grant: Grant, remaining_s: float | None
+    ) -> GenerationRequest:
+        if request.HasField("structured_output"):
+            raise InvalidRequest("structured_output", "set", "is not served by this worker yet")
+        sampling = convert.sampling_from_proto(request.sampling)
+        _check_limits(grant, sampling)
+        return GenerationRequest(
+            # Unique on this worker even when a client reuses its id on a retry.
+            request_id=f"{grant.request_id}.{uuid.uuid4().hex[:6]}",
+            prompt_ids=await self._prompts.token_ids(request),
+            sampling=sampling,
+            adapter=grant.adapter,
+            tenant=grant.tenant,
+            priority=request.priority,
+            deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
+        )
+
+    def _message(self, event: Event) -> pb.GenerateResponse:
+        return convert.event_to_proto(
+            event,
+            worker_id=self._identity.worker_id,
+            base_model=self._identity.base_model,
+            base_digest=self._identity.base_digest,
+            token_text=self._prompts.text_of,
+        )
+
+
+def _check_limits(grant: Grant, sampling: SamplingParams) -> None:
+    wanted = sampling.max_tokens * sampling.n
+    if grant.max_tokens is not None and wanted > grant.max_tokens:
+        raise GrantRefused(f"the grant allows {grant.max_tokens} new tokens, the request asks for {wanted}")
+
+
+def _metadata(context: grpc.aio.ServicerContext, key: str) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == key:
+            return value if isinstance(value, str) else value.decode()
+    return None

@@ -1,0 +1,118 @@
+"""The one place where a worker's errors become gRPC status.
+
+WorkerError and InvalidRequest go to the caller with details; anything unforeseen becomes INTERNAL
+with an id that is also in the log, and no internals.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from data_plane import errors
+
+_CODES: dict[type[errors.WorkerError], int] = {
+    errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    errors.AdapterRefused: code_pb2.FAILED_PRECONDITION,
+    errors.AdapterUnreadable: code_pb2.UNAVAILABLE,
+    errors.AdapterUnknown: code_pb2.NOT_FOUND,
+    errors.GrantRefused: code_pb2.PERMISSION_DENIED,
+    errors.StaleCommand: code_pb2.FAILED_PRECONDITION,
+    errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Draining: code_pb2.UNAVAILABLE,
+    errors.RequestCancelled: code_pb2.CANCELLED,
+    errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
+}
+_RETRY_S: dict[type[errors.WorkerError], float] = {errors.AdapterUnreadable: 1.0, errors.Draining: 1.0}
+_log = structlog.get_logger(__name__)
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """The status of an error, with google.rpc details."""
+    if not isinstance(error, errors.WorkerError):
+        return _unforeseen(error)
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), code_pb2.INTERNAL)
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=type(error).__name__, domain="loraplane.worker")
+    ]
+    if isinstance(error, errors.InvalidRequest):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=f"{error.value!r} {error.rule}"
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    retry_s = error.retry_after_s if isinstance(error, errors.Overloaded) else _RETRY_S.get(type(error))
+    if retry_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(retry_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status_pb2.Status(code=code, message=str(error), details=[_packed(one) for one in details])
+
+
+def _unforeseen(error: Exception) -> status_pb2.Status:
+    error_id = uuid.uuid4().hex[:12]
+    _log.error("unforeseen error", error_id=error_id, exc_info=error)
+    info = error_details_pb2.ErrorInfo(
+        reason="INTERNAL", domain="loraplane.worker", metadata={"error_id": error_id}
+    )
+    return status_pb2.Status(
+        code=code_pb2.INTERNAL, message=f"internal error {error_id}", details=[_packed(info)]
+    )
+
+
+def _packed(message: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wraps every handler, unary or streaming, so that it ends with a status of `status_of`."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Return the handler with its errors translated."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        if handler.unary_stream is not None:
+            return handler._replace(unary_stream=_guard_stream(handler.unary_stream))
+        if handler.unary_unary is not None:
+            return handler._replace(unary_unary=_guard_unary(handler.unary_unary))
+        return handler
+
+
+def _guard_stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        try:
+            async for message in behaviour(request, context):
+                yield message
+        except Exception as error:
+            await _abort(context, error)
+
+    return guarded
+
+
+def _guard_unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            return await behaviour(request, context)
+        except Exception as error:
+            return await _abort(context, error)
+
+    return guarded
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))

@@ -1,0 +1,113 @@
+"""Sync protocol ↔ engine values."""
+
+from data_plane.adapters.revision import AdapterSource, ReloadPolicy, Revision, Tier
+from data_plane.config import EngineConfig
+from data_plane.engine.events import Command, Drain, EngineStatus, Evict, HeldAdapter, Load, Pin, Reload
+from data_plane.errors import InvalidRequest
+from protos.fleet.v1 import fleet_pb2 as fleet
+from protos.inference.v1 import inference_pb2 as inference
+from protos.registry.v1 import registry_pb2 as registry
+from protos.sync.v1 import sync_pb2 as sync
+
+_TIER = {
+    Tier.SLOT: inference.TIER_SLOT,
+    Tier.CPU: inference.TIER_CPU,
+    Tier.DISK: inference.TIER_DISK,
+    Tier.SOURCE: inference.TIER_SOURCE,
+}
+_POLICY = {
+    registry.RELOAD_POLICY_UNSPECIFIED: ReloadPolicy.FINISH_RUNNING,
+    registry.RELOAD_POLICY_IMMEDIATE: ReloadPolicy.IMMEDIATE,
+    registry.RELOAD_POLICY_FINISH_RUNNING: ReloadPolicy.FINISH_RUNNING,
+    registry.RELOAD_POLICY_DRAIN: ReloadPolicy.DRAIN,
+}
+_PIN = {
+    registry.PIN_TIER_UNSPECIFIED: None,
+    registry.PIN_TIER_CPU: Tier.CPU,
+    registry.PIN_TIER_SLOT: Tier.SLOT,
+}
+
+
+def command_from_proto(message: sync.Command) -> Command:
+    """The engine's command; raise InvalidRequest for an action this worker does not know."""
+    match message.WhichOneof("action"):
+        case "load":
+            return Load(_source(message.load.adapter), into_slot=message.load.into_slot)
+        case "evict":
+            return Evict(message.evict.digest, cancel_running=message.evict.cancel_running)
+        case "reload":
+            return Reload(_source(message.reload.adapter), policy=_POLICY[message.reload.policy])
+        case "pin":
+            return Pin(message.pin.digest, tier=_PIN[message.pin.tier])
+        case "drain":
+            return Drain()
+        case action:
+            raise InvalidRequest("command.action", action, "is not known to this worker")
+
+
+def adapter_name(message: sync.Command) -> tuple[str, str]:
+    """Tenant and name of the adapter a command is about; empty for the whole worker."""
+    match message.WhichOneof("action"):
+        case "load" | "reload" as action:
+            adapter = getattr(message, action).adapter
+            return adapter.tenant, adapter.name
+        case "evict" | "pin" as action:
+            return getattr(message, action).tenant, getattr(message, action).name
+        case _:
+            return "", ""
+
+
+def capacity_to_proto(
+    config: EngineConfig, *, slot_bytes: int, num_blocks: int, max_model_len: int
+) -> fleet.Capacity:
+    """What the worker can hold."""
+    return fleet.Capacity(
+        max_loras=config.max_loras,
+        max_lora_rank=config.max_lora_rank,
+        slot_bytes=slot_bytes,
+        cpu_bytes=config.cpu_cache_bytes,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=max_model_len,
+    )
+
+
+def status_to_proto(status: EngineStatus) -> fleet.WorkerStatus:
+    """Observed state."""
+    return fleet.WorkerStatus(
+        adapters=[_held(adapter) for adapter in status.adapters],
+        running_requests=status.running_requests,
+        waiting_requests=status.waiting_requests,
+        free_blocks=status.free_blocks,
+        slot_bytes_used=status.slot_bytes_used,
+        cpu_bytes_used=status.cpu_bytes_used,
+        computed_tokens=status.computed_tokens,
+        cold_loads=status.cold_loads,
+        max_adapters_in_step=status.max_adapters_in_step,
+        steps=status.steps,
+    )
+
+
+def _held(adapter: HeldAdapter) -> fleet.HeldAdapter:
+    return fleet.HeldAdapter(
+        tenant=adapter.revision.tenant,
+        name=adapter.revision.name,
+        revision=adapter.revision.number,
+        digest=adapter.revision.digest,
+        rank=adapter.rank,
+        tier=_TIER[adapter.tier],
+        size_bytes=adapter.slot_bytes + adapter.cpu_bytes,
+        slot_bytes=adapter.slot_bytes,
+        cpu_bytes=adapter.cpu_bytes,
+        leases=adapter.leases,
+        pinned=adapter.pinned,
+        idle_s=adapter.idle_s,
+    )
+
+
+def _source(adapter: sync.AdapterSource) -> AdapterSource:
+    revision = Revision(
+        tenant=adapter.tenant, name=adapter.name, number=adapter.revision, digest=adapter.digest
+    )
+    return AdapterSource(revision=revision, uri=adapter.source)
