@@ -2,6 +2,7 @@
 
 WorkerError
 ├── InvalidRequest        the caller's field breaks a rule           → INVALID_ARGUMENT
+├── ModelRefused          the base model cannot be served            (stops the start)
 ├── AdapterError
 │   ├── AdapterRefused    the files can never be served              → FAILED_PRECONDITION
 │   ├── AdapterUnreadable the source could not be read this time     → UNAVAILABLE
@@ -29,6 +30,10 @@ class InvalidRequest(WorkerError):
         self.field = field
         self.value = value
         self.rule = rule
+
+
+class ModelRefused(WorkerError):
+    """The base model's files or architecture cannot be served; the worker does not start."""
 
 
 class AdapterError(WorkerError):

@@ -47,7 +47,7 @@ class RankPool(Protocol):
         """Bytes of one page over all modules."""
 
     def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
-        """Copy weights into pages that no slot is bound to. Any thread; disjoint pages may overlap in time."""
+        """Copy weights into pages that no slot is bound to. Any thread, also several at once."""
 
     def bind(self, slot: int, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
         """From the next step on, `slot` computes these pages. Step loop only; constant time."""

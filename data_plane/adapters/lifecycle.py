@@ -1,0 +1,287 @@
+"""The life of adapters in a worker: source → CPU cache → slot, and out again.
+
+Owns which revisions are held in which tier and under which names; knows nothing of requests.
+Every method is called by the step loop between two steps. Reads and copies run on the load
+queues; a slot is bound only here, at a step boundary, once its pages are written. A revision is
+its digest; names merely point at it.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from data_plane.adapters.copies import Copies, Copy
+from data_plane.adapters.cpu_cache import CpuCache
+from data_plane.adapters.fetches import Fetch, Fetches
+from data_plane.adapters.load_queue import LoadQueue
+from data_plane.adapters.names import Names
+from data_plane.adapters.revision import AdapterSource, Tier
+from data_plane.adapters.slots import Slots
+from data_plane.adapters.types import AdapterReader, PackedAdapter, RankPool
+from data_plane.errors import AdapterUnknown, Overloaded, WorkerError
+
+
+class Place(Enum):
+    """Where a revision stands on its way into a slot."""
+
+    RESIDENT = "resident"
+    ON_ITS_WAY = "on its way"
+    NO_ROOM = "no room"  # leases and pins leave no slot or too few pages
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a resident came into its slot."""
+
+    tier: Tier
+    started_s: float
+    bound_s: float
+
+
+class AdapterManager:
+    """Every adapter that the worker holds."""
+
+    def __init__(
+        self,
+        *,
+        reader: AdapterReader,
+        pool: RankPool,
+        slots: Slots,
+        cache: CpuCache,
+        reads: LoadQueue[PackedAdapter],
+        copies: LoadQueue[None],
+        clock: Callable[[], float],
+        max_pages: int,
+    ) -> None:
+        self.slots = slots
+        self.cache = cache
+        self.names = Names()
+        self.version = 0  # grows with every change of a tier or a lease
+        self._pool = pool
+        self._clock = clock
+        self._max_pages = max_pages  # of one adapter of the largest rank served
+        self._fetches = Fetches(reader, cache, reads, clock)
+        self._copies = Copies(pool, cache, copies, clock)
+        self._read_since_s: dict[str, float] = {}  # of adapters that are read for a slot
+        self._arrivals: dict[str, Arrival] = {}
+        self._ranks: dict[str, int] = {}
+        self._used_s: dict[str, float] = {}
+
+    # Look-up
+
+    @property
+    def num_reads(self) -> int:
+        """Reads of a source, ever."""
+        return self._fetches.num_reads
+
+    def held(self) -> Iterator[str]:
+        """Digests in any tier."""
+        yield from self.slots
+        yield from (digest for digest in self.cache if digest not in self.slots)
+
+    def holds(self, digest: str) -> bool:
+        """Whether any tier has the revision."""
+        return digest in self.slots or digest in self.cache
+
+    def is_moving(self, digest: str) -> bool:
+        """Whether the revision is being read or copied."""
+        return digest in self._fetches or digest in self._copies
+
+    def is_pinned(self, digest: str) -> bool:
+        """Whether the revision stays in some tier on purpose."""
+        return self.slots.is_pinned(digest) or self.cache.is_pinned(digest)
+
+    def rank(self, digest: str) -> int:
+        """Rank of a held revision."""
+        return self._ranks[digest]
+
+    def slot_bytes(self, digest: str) -> int:
+        """Bytes of the rank pool that the revision takes."""
+        return len(self.slots.pages_of(digest)) * self._pool.page_bytes
+
+    def cpu_bytes(self, digest: str) -> int:
+        """Bytes of host memory that the revision takes."""
+        packed = self.cache.peek(digest)
+        return packed.num_bytes if packed else 0
+
+    @property
+    def slot_bytes_used(self) -> int:
+        """Bytes of the rank pool that are taken."""
+        return self.slots.num_used_pages * self._pool.page_bytes
+
+    def idle_s(self, digest: str) -> float:
+        """Seconds since the revision was last used, or since it came."""
+        return self._clock() - self._used_s[digest]
+
+    def arrival(self, digest: str) -> Arrival:
+        """How a resident came into its slot."""
+        return self._arrivals[digest]
+
+    def recent_failure(self, digest: str) -> WorkerError | None:
+        """Why the source could not be read a moment ago; None when a request should try it."""
+        return None if self.holds(digest) else self._fetches.recent_failure(digest)
+
+    # Use
+
+    def lease(self, digest: str) -> int | None:
+        """Look up and lease in one step: the slot, or None when the revision is not resident."""
+        slot = self.slots.lease(digest)
+        if slot is not None:
+            self.cache.touch(digest)
+            self._touch(digest)
+        return slot
+
+    def release(self, digest: str) -> None:
+        """Give a lease back."""
+        self.slots.release(digest)
+        self._touch(digest)
+
+    # Loading
+
+    def fetch(self, source: AdapterSource, *, urgent: bool, again: bool = False) -> Fetch:
+        """Have the revision in the CPU cache; see Fetches.fetch."""
+        return self._fetches.fetch(source, urgent=urgent, again=again)
+
+    def place(self, source: AdapterSource, keep: Collection[str] = (), *, urgent: bool = True) -> Place:
+        """Bring a revision towards a slot as far as it goes now; `keep` are not evicted for it."""
+        digest = source.revision.digest
+        if digest in self.slots:
+            self.names.add(source.revision)
+            return Place.RESIDENT
+        if digest in self._copies:
+            return Place.ON_ITS_WAY
+        packed = self.cache.peek(digest)
+        if packed is None:
+            self._read_since_s[digest] = self.fetch(source, urgent=urgent).started_s
+            return Place.ON_ITS_WAY
+        placement = self.slots.reserve(digest, packed.num_pages, keep)
+        if placement is None:
+            return Place.NO_ROOM
+        self._empty(placement.emptied)
+        self.cache.touch(digest)
+        self.names.add(source.revision)
+        self._copies.begin(digest, placement.pages, read_since_s=self._read_since_s.pop(digest, None))
+        return Place.ON_ITS_WAY
+
+    def advance(self) -> list[tuple[str, WorkerError]]:
+        """Take in what the load queues finished; the digests that failed, each with its error."""
+        failed = []
+        for copy in self._copies.advance():
+            if not copy.staged:
+                self._settle(copy)
+            if copy.error is not None:
+                failed.append((copy.digest, copy.error))
+        ended, evicted = self._fetches.advance()
+        for fetch in ended:
+            if fetch.error is not None:
+                self._read_since_s.pop(fetch.digest, None)
+                failed.append((fetch.digest, fetch.error))
+            else:
+                self._cached(fetch)
+        for digest in evicted:
+            self._forget_if_gone(digest)
+        return failed
+
+    # Replacing in place
+
+    def stage(self, digest: str, keep: Collection[str] = ()) -> Copy | None:
+        """Write a cached revision into fresh pages for another's slot; None when there is no room."""
+        packed = self.cache.peek(digest)
+        if packed is None or digest in self._copies:
+            return None
+        placement = self.slots.stage(digest, packed.num_pages, keep)
+        if placement is None:
+            return None
+        self._empty(placement.emptied)
+        return self._copies.begin(digest, placement.pages, staged=True, read_since_s=self._clock())
+
+    def swap(self, old: str, copy: Copy) -> bool:
+        """From the next step on the slot of `old`, with its leases, computes the staged revision.
+
+        False, and the staged pages are free again, when the copy failed, `old` has left its slot
+        meanwhile, or the staged revision has come into a slot of its own.
+        """
+        possible = copy.error is None and old in self.slots and copy.digest not in self.slots
+        if possible:
+            placement = self.slots.rebind(old, copy.digest)
+            self._pool.bind(placement.slot, placement.pages, copy.packed)
+            self._arrivals[copy.digest] = Arrival(copy.tier, copy.started_s, self._clock())
+        else:
+            self.slots.unstage(copy.digest)
+        self._copies.settle(copy)
+        self._touch(copy.digest)
+        self._forget_if_gone(old)
+        return possible
+
+    # Leaving
+
+    def evict(self, digest: str) -> int:
+        """Drop an unleased revision from every tier, pins or not; the bytes that became free."""
+        freed = self.slot_bytes(digest)
+        if digest in self.slots:
+            self._empty((self.slots.evict(digest),))
+        freed += self.cache.remove(digest)
+        self._forget_if_gone(digest)
+        return freed
+
+    def pin(self, digest: str, tier: Tier | None) -> None:
+        """Keep a held revision in a tier; None takes the pins back."""
+        if not self.holds(digest):
+            raise AdapterUnknown(f"adapter {digest} is not held by this worker and cannot be pinned")
+        if tier is Tier.SLOT and not self.slots.is_pinned(digest):
+            self._check_room_beside_pins(digest)
+        if digest in self.slots:
+            self.slots.pin(digest, tier is Tier.SLOT)
+        if digest in self.cache:
+            self.cache.pin(digest, tier is Tier.CPU)
+        self.version += 1
+
+    def check(self) -> None:
+        """Raise AssertionError unless slots, pages and cache are each consistent."""
+        self.slots.check()
+        self.cache.check()
+
+    def _check_room_beside_pins(self, digest: str) -> None:
+        # With every slot pinned any other adapter's requests would wait for ever (invariant 7).
+        if self.slots.num_pinned + 1 >= self.slots.num_slots:
+            raise Overloaded(f"pinning {digest} would leave none of {self.slots.num_slots} slots for others")
+        pages = self.slots.num_pinned_pages + len(self.slots.pages_of(digest))
+        if self.slots.num_pages - pages < self._max_pages:
+            raise Overloaded(f"pinning {digest} would leave too few pages for an adapter of the largest rank")
+
+    def _settle(self, copy: Copy) -> None:
+        if copy.error is None:
+            placement = self.slots.commit(copy.digest)
+            self._pool.bind(placement.slot, placement.pages, copy.packed)
+            self._arrivals[copy.digest] = Arrival(copy.tier, copy.started_s, self._clock())
+            self._touch(copy.digest)
+        else:
+            self.slots.abandon(copy.digest)
+        self._copies.settle(copy)
+
+    def _cached(self, fetch: Fetch) -> None:
+        packed = self.cache.peek(fetch.digest)
+        if packed is not None:
+            self.names.add(fetch.source.revision)
+            self._ranks[fetch.digest] = packed.rank
+            self._touch(fetch.digest)
+
+    def _empty(self, slots: tuple[int, ...]) -> None:
+        for slot in slots:
+            self._pool.unbind(slot)
+        for digest in [digest for digest in self._arrivals if digest not in self.slots]:
+            del self._arrivals[digest]
+            self._forget_if_gone(digest)
+
+    def _touch(self, digest: str) -> None:
+        self._used_s[digest] = self._clock()
+        self.version += 1
+
+    def _forget_if_gone(self, digest: str) -> None:
+        self.version += 1
+        if self.holds(digest) or digest in self._copies:
+            return
+        self.names.forget(digest)
+        self._arrivals.pop(digest, None)
+        self._ranks.pop(digest, None)
+        self._used_s.pop(digest, None)

@@ -1,0 +1,82 @@
+"""The rank pool: the tensors of all slots, in pages of 8 rank rows.
+
+Who holds which page or slot is decided elsewhere (`slots`). Invariant: a page is written only
+while no slot is bound to it, so the step loop never computes a half-written adapter.
+"""
+
+import torch
+
+from data_plane.adapters.layout import AdapterLayout
+from data_plane.adapters.packing import PackedLora
+from data_plane.adapters.types import PackedAdapter
+from kernels.lora.pool import PAGE_ROWS, LoraModule, SlotRows, SlotTable
+
+
+class TorchRankPool:
+    """Implements `RankPool` with one pair of tensors a module; the first dimension is the rank row."""
+
+    def __init__(self, layout: AdapterLayout, *, num_slots: int, num_pages: int, dtype: torch.dtype) -> None:
+        rows = num_pages * PAGE_ROWS
+        self._num_pages = num_pages
+        self._page_bytes = layout.page_bytes(dtype.itemsize)
+        self._slots = SlotTable([None] * num_slots)
+        self.modules: tuple[LoraModule, ...] = tuple(
+            LoraModule(
+                index=index,
+                a=torch.zeros(rows, len(module.projections), module.in_features, dtype=dtype),
+                b=torch.zeros(rows, module.out_features, dtype=dtype),
+                columns=module.columns,
+                slots=self._slots,
+            )
+            for index, module in enumerate(layout.modules)
+        )
+
+    @property
+    def num_pages(self) -> int:
+        """Pages in the pool."""
+        return self._num_pages
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page over all modules."""
+        return self._page_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole pool."""
+        return self._num_pages * self._page_bytes
+
+    def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
+        """Copy the adapter's true ranks into `pages`; rows past them keep what they hold."""
+        packed = _packed(adapter)
+        rows = _rows(pages)
+        for module, weights in zip(self.modules, packed.modules, strict=True):
+            if weights is None:
+                continue
+            rank = weights.a.shape[0]
+            first = rows.first_row
+            if first is None:
+                index = rows.row_index(rank)
+                module.a.index_copy_(0, index, weights.a)
+                module.b.index_copy_(0, index, weights.b)
+            else:
+                module.a[first : first + rank].copy_(weights.a)
+                module.b[first : first + rank].copy_(weights.b)
+
+    def bind(self, slot: int, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
+        """From the next step on, `slot` computes `pages`. One assignment."""
+        self._slots.rows[slot] = SlotRows(pages, _packed(adapter).ranks)
+
+    def unbind(self, slot: int) -> None:
+        """The slot holds nothing."""
+        self._slots.rows[slot] = None
+
+
+def _rows(pages: tuple[int, ...]) -> SlotRows:
+    return SlotRows(pages, ())
+
+
+def _packed(adapter: PackedAdapter) -> PackedLora:
+    if not isinstance(adapter, PackedLora):
+        raise TypeError(f"adapter: {type(adapter).__name__} was not packed for this pool")
+    return adapter

@@ -1,0 +1,119 @@
+"""From a Hugging Face directory to a model that computes steps.
+
+transformers makes the definition and reads the weights; then every traced linear module gives its
+weight to a fused projection, group by group, so that at most one group exists twice, and
+every attention module is bound to its layer of the KV cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from data_plane.adapters.layout import AdapterLayout, FusedModule, Projection
+from data_plane.errors import ModelRefused
+from data_plane.kv_cache.pool import KvPool
+from data_plane.models.attention import ATTENTION, PagedLayer, register
+from data_plane.models.projection import FusedProjection, ProjectionLora, ProjectionSlice
+from data_plane.models.step import StepState
+from data_plane.models.trace import ModelTrace
+from kernels.cpu.linear import make_linear
+from kernels.lora.ops import LoraOps
+from kernels.lora.pool import LoraModule
+
+
+@dataclass(frozen=True, slots=True)
+class LoraBinding:
+    """The rank pool's modules, one a group of the trace, and how to compute with them."""
+
+    modules: Sequence[LoraModule]
+    ops: LoraOps
+
+
+def load_definition(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Read the model at `path` with its own or the given dtype; refuse what transformers cannot read."""
+    register()
+    if not (path / "config.json").is_file():
+        raise ModelRefused(f"model: {path} has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype or "auto",
+            attn_implementation=ATTENTION,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelRefused(f"model: {path}: {error}") from error
+    return prepared(model)
+
+
+def prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """The model for inference: no gradients, no dropout, our attention."""
+    register()
+    model.set_attn_implementation(ATTENTION)
+    return model.eval().requires_grad_(False)
+
+
+def layout_of(model: PreTrainedModel, trace: ModelTrace) -> AdapterLayout:
+    """Every traced group as a module that can carry LoRA."""
+    return AdapterLayout(tuple(_fused_module(model, group) for group in trace.groups))
+
+
+def bind_attention(model: PreTrainedModel, trace: ModelTrace, kv: KvPool, state: StepState) -> None:
+    """Give every attention module its layer of the KV cache."""
+    for attention, (k_cache, v_cache) in zip(trace.attentions, kv.layers, strict=True):
+        layer = PagedLayer(k_cache, v_cache, state)
+        model.get_submodule(attention.name).paged = layer  # type: ignore[assignment]
+
+
+def fuse_projections(
+    model: PreTrainedModel, trace: ModelTrace, state: StepState, lora: LoraBinding | None
+) -> int:
+    """Replace every traced linear module; return the bytes of the weights that moved."""
+    num_bytes = 0
+    for index, group in enumerate(trace.groups):
+        weights, bias = _take_weights(model, group)
+        sizes = tuple(weight.shape[0] for weight in weights)
+        linear = make_linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+        bound = ProjectionLora(lora.modules[index], lora.ops, state) if lora else None
+        fused = FusedProjection(linear, sizes, bound)
+        num_bytes += linear.num_bytes
+        for i, name in enumerate(group):
+            model.set_submodule(name, ProjectionSlice(fused, i))
+    return num_bytes
+
+
+def _fused_module(model: PreTrainedModel, group: tuple[str, ...]) -> FusedModule:
+    weights = [_weight(model.get_submodule(name)) for name in group]
+    projections = tuple(
+        Projection(name, weight.shape[0]) for name, weight in zip(group, weights, strict=True)
+    )
+    return FusedModule(projections, weights[0].shape[1])
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """[out_features, in_features]; GPT-2's Conv1D keeps the transpose."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise ModelRefused(f"{type(module).__name__} has no weight tensor")
+    return weight.data.t() if isinstance(module, Conv1D) else weight.data
+
+
+def _take_weights(model: PreTrainedModel, group: tuple[str, ...]) -> tuple[list[Tensor], Tensor | None]:
+    modules = [model.get_submodule(name) for name in group]
+    weights = [_weight(module) for module in modules]
+    biases = [module.bias for module in modules]
+    if all(bias is None for bias in biases):
+        return weights, None
+    parts = [
+        bias.data if isinstance(bias, Tensor) else weight.new_zeros(weight.shape[0])
+        for bias, weight in zip(biases, weights, strict=True)
+    ]
+    return weights, torch.cat(parts)
