@@ -1,0 +1,1 @@
+"""Tests of loraplane; mirrors the packages."""

@@ -1,0 +1,1 @@
+"""The demo: its model, its adapters and its script."""
