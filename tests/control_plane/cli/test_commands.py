@@ -1,0 +1,224 @@
+"""The command against a scripted API over real gRPC."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from typer.testing import CliRunner
+
+from control_plane.cli import app
+from control_plane.cli.connection import write_client_file
+from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.registry.v1 import registry_pb2 as pb
+from protos.registry.v1 import registry_pb2_grpc
+
+PIRATE = pb.Adapter(
+    tenant="acme",
+    name="pirate",
+    current_revision=2,
+    revisions=[
+        pb.Revision(number=1, digest="sha256:" + "1" * 64, state=pb.REVISION_STATE_READY),
+        pb.Revision(
+            number=2, digest="sha256:" + "2" * 64, rank=16, size_bytes=3 << 20, state=pb.REVISION_STATE_READY
+        ),
+    ],
+)
+
+
+class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.InferenceServicer):
+    """Answers as told and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[object] = []
+        self.metadata: list[dict[str, str]] = []
+        self.failure: status_pb2.Status | None = None
+        self.reports = pb.WorkerReports()
+
+    def _take(self, request, context) -> None:
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        if self.failure:
+            context.abort_with_status(rpc_status.to_status(self.failure))
+
+    def ListAdapters(self, request, context):
+        self._take(request, context)
+        if not request.page_token:
+            return pb.ListAdaptersResponse(adapters=[PIRATE], next_page_token="more")
+        return pb.ListAdaptersResponse(adapters=[pb.Adapter(**_second())])
+
+    def RegisterAdapter(self, request, context):
+        self._take(request, context)
+        return PIRATE
+
+    def PublishRevision(self, request, context):
+        self._take(request, context)
+        return PIRATE
+
+    def EvictAdapter(self, request, context):
+        self._take(request, context)
+        return self.reports
+
+    def Generate(self, request, context):
+        self._take(request, context)
+        yield inference_pb2.GenerateResponse(
+            started=inference_pb2.Started(adapter="pirate", revision=2, digest="sha256:22", worker_id="w1")
+        )
+        for text in ("Yo ", "ho"):
+            yield inference_pb2.GenerateResponse(delta=inference_pb2.Delta(text=text, token_ids=[1]))
+        yield inference_pb2.GenerateResponse(
+            finished=inference_pb2.Finished(usage=inference_pb2.Usage(prompt_tokens=3, completion_tokens=2))
+        )
+
+
+def _second() -> dict[str, object]:
+    return {
+        "tenant": "globex",
+        "name": "legalese",
+        "current_revision": 1,
+        "revisions": [pb.Revision(number=1)],
+    }
+
+
+@pytest.fixture
+def api():
+    servicer = Api()
+    server = grpc.server(ThreadPoolExecutor(2))
+    registry_pb2_grpc.add_AdapterRegistryServicer_to_server(servicer, server)
+    inference_pb2_grpc.add_InferenceServicer_to_server(servicer, server)
+    servicer.port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer
+    server.stop(None)
+
+
+@pytest.fixture
+def run(api, tmp_path):
+    (tmp_path / "admin.key").write_text("lp_secret\n")
+    write_client_file(tmp_path, f"127.0.0.1:{api.port}", tmp_path / "admin.key")
+
+    def run(*arguments: str, **options):
+        environment = {"LORAPLANE_STATE_DIR": str(tmp_path), "COLUMNS": "200"}
+        return CliRunner(env=environment).invoke(app, arguments, **options)
+
+    return run
+
+
+def failure(code: grpc.StatusCode, message: str, *details) -> status_pb2.Status:
+    packed = []
+    for detail in details:
+        one = Any()
+        one.Pack(detail)
+        packed.append(one)
+    return status_pb2.Status(code=code.value[0], message=message, details=packed)
+
+
+def test_endpoint_and_key_come_from_the_file_that_up_wrote(api, run):
+    assert run("adapter", "list").exit_code == 0
+    assert api.metadata[0]["authorization"] == "Bearer lp_secret"
+
+
+def test_a_key_that_is_given_wins_over_the_file(api, run):
+    run("adapter", "list", "--key", "lp_other")
+    assert api.metadata[0]["authorization"] == "Bearer lp_other"
+
+
+def test_a_listing_has_the_rows_of_every_page_with_the_current_revision(run):
+    lines = run("adapter", "list").output.splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [["pirate", "acme", "2"], ["legalese", "globex", "1"]]
+    assert "sha256:222222222222 " in lines[1]
+    assert "3.0 MiB" in lines[1]
+
+
+def test_json_has_every_field_under_its_protocol_name(run):
+    adapters = json.loads(run("adapter", "list", "--json").stdout)["adapters"]
+    assert [adapter["current_revision"] for adapter in adapters] == ["2", "1"]
+    assert adapters[1]["aliases"] == []
+
+
+def test_options_reach_the_request(api, run):
+    run(
+        "adapter",
+        "register",
+        "pirate",
+        "--tenant",
+        "acme",
+        "--source",
+        "/a",
+        "--label",
+        "team=x",
+        "--alias",
+        "p",
+    )
+    request = api.requests[0]
+    assert (request.tenant, request.name, request.source) == ("acme", "pirate", "/a")
+    assert dict(request.labels) == {"team": "x"}
+    assert list(request.aliases) == ["p"]
+
+
+def test_a_revision_that_is_not_expected_is_not_sent_as_zero(api, run):
+    run("adapter", "publish", "pirate", "--policy", "drain")
+    assert not api.requests[0].HasField("expected_revision")
+    assert api.requests[0].reload_policy == pb.RELOAD_POLICY_DRAIN
+
+
+def test_a_label_without_a_value_is_wrong_usage(run):
+    result = run("adapter", "register", "pirate", "--label", "team")
+    assert result.exit_code == 2
+    assert "KEY=VALUE" in result.output
+
+
+def test_a_failed_call_is_one_line_with_status_and_advice(api, run):
+    api.failure = failure(grpc.StatusCode.PERMISSION_DENIED, "not yours")
+    result = run("adapter", "list")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "error: PERMISSION_DENIED: not yours — use a key whose role and tenant allow it"
+    ]
+
+
+def test_a_quota_refusal_says_when_to_retry(api, run):
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000))
+    api.failure = failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "over requests_per_minute", retry)
+    result = run("generate", "pirate", "hi")
+    assert result.exit_code == 1
+    assert result.stderr.strip().endswith("retry in 1.5 s")
+
+
+def test_no_control_plane_is_said_with_what_to_do(run):
+    result = run("adapter", "list", "--endpoint", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "loraplane up" in result.stderr
+
+
+def test_a_worker_that_refused_makes_the_command_fail(api, run):
+    api.reports = pb.WorkerReports(
+        reports=[pb.WorkerReport(worker_id="w1", ok=True), pb.WorkerReport(worker_id="w2", reason="leased")]
+    )
+    result = run("adapter", "evict", "pirate")
+    assert result.exit_code == 1
+    assert "leased" in result.stdout
+
+
+def test_generated_text_alone_is_on_standard_output(run):
+    result = run("generate", "pirate", "hi")
+    assert result.stdout == "Yo ho\n"
+    assert "pirate@2" in result.stderr
+    assert "2 new" in result.stderr
+
+
+def test_a_prompt_is_a_chat_message_unless_raw(api, run):
+    run("generate", "pirate", "hi", "--system", "be brief")
+    run("generate", "pirate", "-", "--raw", input="from stdin")
+    chat, raw = api.requests
+    assert [message.role for message in chat.chat.messages] == ["system", "user"]
+    assert raw.text == "from stdin"
+
+
+def test_a_stream_as_json_is_one_document_a_line(run):
+    lines = run("generate", "pirate", "hi", "--json").stdout.splitlines()
+    assert [next(iter(json.loads(line))) for line in lines] == ["started", "delta", "delta", "finished"]
