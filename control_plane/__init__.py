@@ -1,0 +1,1 @@
+"""The control plane: which adapters exist, who owns them, where they live. No torch."""

@@ -1,18 +1,18 @@
 """What can go wrong in the control plane, as one tree.
 
 ControlError
-├── InvalidArgument     a field of the call breaks a rule             → INVALID_ARGUMENT  (BadRequest)
-├── NotFound            no such adapter, revision, worker or tenant   → NOT_FOUND         (ResourceInfo)
-├── NameTaken           the name exists with other content            → ALREADY_EXISTS    (ResourceInfo)
-├── StaleRevision       `expected_revision` is not the current one    → ABORTED
-├── Refused             the adapter can never be served here          → FAILED_PRECONDITION
-├── Unauthenticated     no key, or an unknown one                     → UNAUTHENTICATED
-├── Forbidden           the key's role or tenant does not allow it    → PERMISSION_DENIED
-├── QuotaExceeded       a limit of the tenant is reached              → RESOURCE_EXHAUSTED (QuotaFailure, RetryInfo)
-├── SourceUnavailable   a source could not be read this time          → UNAVAILABLE       (RetryInfo)
-├── NoWorker            no worker can take the request now            → UNAVAILABLE       (RetryInfo)
-├── StoreUnavailable    Redis cannot be reached                       → UNAVAILABLE       (RetryInfo)
-└── Unsupported         the method is not served (yet)                → UNIMPLEMENTED
+├── InvalidArgument   a field of the call breaks a rule             → INVALID_ARGUMENT  (BadRequest)
+├── NotFound          no such adapter, revision, worker or tenant   → NOT_FOUND         (ResourceInfo)
+├── NameTaken         the name exists with other content            → ALREADY_EXISTS    (ResourceInfo)
+├── StaleRevision     `expected_revision` is not the current one    → ABORTED
+├── Refused           the adapter can never be served here          → FAILED_PRECONDITION
+├── Unauthenticated   no key, or an unknown one                     → UNAUTHENTICATED
+├── Forbidden         the key's role or tenant does not allow it    → PERMISSION_DENIED
+├── QuotaExceeded     a limit of the tenant is reached              → RESOURCE_EXHAUSTED (QuotaFailure)
+├── SourceUnavailable a source could not be read this time          → UNAVAILABLE       (RetryInfo)
+├── NoWorker          no worker can take the request now            → UNAVAILABLE       (RetryInfo)
+├── StoreUnavailable  Redis cannot be reached                       → UNAVAILABLE       (RetryInfo)
+└── Unsupported       the method is not served (yet)                → UNIMPLEMENTED
 
 `control_plane.api.interceptors` turns them into gRPC status by table; nothing below knows gRPC.
 """

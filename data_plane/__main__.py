@@ -23,7 +23,7 @@ from data_plane.api.interceptors import ErrorInterceptor
 from data_plane.api.mailbox import Mailbox, Post
 from data_plane.api.prompts import Prompts
 from data_plane.config import WorkerSettings
-from data_plane.engine.engine import Engine
+from data_plane.engine.assemble import build_engine
 from data_plane.engine.runtime import Runtime, build_runtime
 from data_plane.engine.thread import EngineThread
 from data_plane.errors import WorkerError
@@ -57,7 +57,7 @@ async def serve(settings: WorkerSettings, runtime: Runtime, key: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
 
-    engine: EngineThread[Mailbox] = EngineThread(Engine.from_runtime(runtime), deliver=Post(loop))
+    engine: EngineThread[Mailbox] = EngineThread(build_engine(runtime, settings), Post(loop))
     grants = GrantVerifier(settings.worker_id)
     identity = WorkerIdentity(
         worker_id=settings.worker_id,

@@ -61,18 +61,21 @@ class EngineConfig(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the config file."""
-        config_file = TomlConfigSettingsSource(
-            settings_cls, os.environ.get("LORAPLANE_CONFIG", "loraplane.toml")
-        )
-        return sources["init_settings"], sources["env_settings"], config_file
+        path = os.environ.get("LORAPLANE_CONFIG", "loraplane.toml")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
     @field_validator("adapter_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,1 +1,1 @@
-"""Who calls, and signed grants."""
+"""Who calls: API keys, and the grants that workers check."""

@@ -31,3 +31,12 @@ class IssuedKey:
 
     def __repr__(self) -> str:
         return f"IssuedKey(identity={self.identity!r}, secret='***')"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A stored key, without what would open anything."""
+
+    identity: Identity
+    name: str  # what its maker called it
+    created_s: float  # Unix time, from Redis

@@ -8,7 +8,9 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False)
+# Piped, a table is for grep and awk: as wide as it needs to be.
+PIPED_COLUMNS = 1000
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 DIGEST_CHARACTERS = len("sha256:") + 12
 

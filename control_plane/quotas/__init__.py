@@ -1,1 +1,1 @@
-"""What a tenant may use and has used."""
+"""What each tenant may use, and what it used."""

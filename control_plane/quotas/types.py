@@ -32,6 +32,7 @@ class Reservation:
     tenant: str
     request_id: str
     tokens: int  # reserved: the worst case, prompt + max_tokens
+    adapter: str = ""  # whose own limits it also counts against
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Which adapters and revisions exist."""
+"""Adapters and their revisions: what exists, who owns it, what each name means."""

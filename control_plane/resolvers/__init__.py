@@ -1,1 +1,1 @@
-"""From a source or a name to an adapter's config, size and digest."""
+"""Where adapters come from: sources are found, checked and measured before they are stored."""

@@ -1,1 +1,1 @@
-"""Redis: the client, and a Valkey of our own."""
+"""State in Redis: the client, the embedded server, scripts and the names of keys."""

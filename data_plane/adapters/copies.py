@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from data_plane.adapters.cpu_cache import CpuCache
 from data_plane.adapters.load_queue import LoadQueue
-from data_plane.adapters.revision import Tier
 from data_plane.adapters.types import PackedAdapter, RankPool
 from data_plane.errors import AdapterUnreadable, WorkerError
 
@@ -22,8 +21,7 @@ class Copy:
     packed: PackedAdapter
     pages: tuple[int, ...]
     staged: bool  # for the slot of a running revision, not for a slot of its own
-    tier: Tier  # where the adapter came from
-    started_s: float
+    began_s: float
     done: bool = False
     error: WorkerError | None = None
 
@@ -43,16 +41,12 @@ class Copies:
     def __contains__(self, digest: str) -> bool:
         return digest in self._running
 
-    def begin(
-        self, digest: str, pages: tuple[int, ...], *, staged: bool = False, read_since_s: float | None = None
-    ) -> Copy:
+    def begin(self, digest: str, pages: tuple[int, ...], *, staged: bool = False) -> Copy:
         """Write a cached adapter into pages that nobody computes with."""
         packed = self._cache.peek(digest)
         assert packed is not None, "only cached adapters are copied"
         self._cache.hold(digest)
-        tier = Tier.CPU if read_since_s is None else Tier.SOURCE
-        started_s = self._clock() if read_since_s is None else read_since_s
-        copy = Copy(digest, packed, pages, staged, tier, started_s)
+        copy = Copy(digest, packed, pages, staged, self._clock())
         self._running[digest] = copy
         self._queue.submit(digest, lambda: self._pool.write(pages, packed), urgent=True)
         return copy

@@ -76,6 +76,10 @@ class CpuCache:
         if self._held[digest] <= 0:
             del self._held[digest]
 
+    def is_held(self, digest: str) -> bool:
+        """Whether an adapter is being copied."""
+        return digest in self._held
+
     def pin(self, digest: str, pinned: bool) -> None:
         """Keep a cached adapter on purpose, or stop keeping it."""
         if pinned:

@@ -31,11 +31,20 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How a resident came into its slot."""
+    """When a resident made each step towards its slot."""
 
-    tier: Tier
-    started_s: float
-    bound_s: float
+    read_s: float  # the read of its source began
+    cached_s: float  # it was in the CPU cache
+    copied_s: float  # the copy into its pages began
+    bound_s: float  # it was in its slot
+
+    def seen_from(self, arrival_s: float) -> tuple[Tier, float]:
+        """The tier where a request that arrived then found the revision, and the load time it waited."""
+        if self.bound_s <= arrival_s:
+            return Tier.SLOT, 0.0
+        if self.cached_s <= arrival_s:
+            return Tier.CPU, self.bound_s - max(arrival_s, self.copied_s)
+        return Tier.SOURCE, self.bound_s - max(arrival_s, self.read_s)
 
 
 class AdapterManager:
@@ -60,9 +69,10 @@ class AdapterManager:
         self._pool = pool
         self._clock = clock
         self._max_pages = max_pages  # of one adapter of the largest rank served
+        self._queues = (reads, copies)
         self._fetches = Fetches(reader, cache, reads, clock)
         self._copies = Copies(pool, cache, copies, clock)
-        self._read_since_s: dict[str, float] = {}  # of adapters that are read for a slot
+        self._reads_s: dict[str, tuple[float, float]] = {}  # begin and end of the last read
         self._arrivals: dict[str, Arrival] = {}
         self._ranks: dict[str, int] = {}
         self._used_s: dict[str, float] = {}
@@ -123,10 +133,12 @@ class AdapterManager:
 
     # Use
 
-    def lease(self, digest: str) -> int | None:
+    def lease(self, source: AdapterSource) -> int | None:
         """Look up and lease in one step: the slot, or None when the revision is not resident."""
+        digest = source.revision.digest
         slot = self.slots.lease(digest)
         if slot is not None:
+            self.names.add(source)
             self.cache.touch(digest)
             self._touch(digest)
         return slot
@@ -146,21 +158,20 @@ class AdapterManager:
         """Bring a revision towards a slot as far as it goes now; `keep` are not evicted for it."""
         digest = source.revision.digest
         if digest in self.slots:
-            self.names.add(source.revision)
             return Place.RESIDENT
         if digest in self._copies:
             return Place.ON_ITS_WAY
         packed = self.cache.peek(digest)
         if packed is None:
-            self._read_since_s[digest] = self.fetch(source, urgent=urgent).started_s
+            self.fetch(source, urgent=urgent)
             return Place.ON_ITS_WAY
         placement = self.slots.reserve(digest, packed.num_pages, keep)
         if placement is None:
             return Place.NO_ROOM
         self._empty(placement.emptied)
         self.cache.touch(digest)
-        self.names.add(source.revision)
-        self._copies.begin(digest, placement.pages, read_since_s=self._read_since_s.pop(digest, None))
+        self.names.add(source)
+        self._copies.begin(digest, placement.pages)
         return Place.ON_ITS_WAY
 
     def advance(self) -> list[tuple[str, WorkerError]]:
@@ -174,7 +185,6 @@ class AdapterManager:
         ended, evicted = self._fetches.advance()
         for fetch in ended:
             if fetch.error is not None:
-                self._read_since_s.pop(fetch.digest, None)
                 failed.append((fetch.digest, fetch.error))
             else:
                 self._cached(fetch)
@@ -193,7 +203,7 @@ class AdapterManager:
         if placement is None:
             return None
         self._empty(placement.emptied)
-        return self._copies.begin(digest, placement.pages, staged=True, read_since_s=self._clock())
+        return self._copies.begin(digest, placement.pages, staged=True)
 
     def swap(self, old: str, copy: Copy) -> bool:
         """From the next step on the slot of `old`, with its leases, computes the staged revision.
@@ -205,7 +215,7 @@ class AdapterManager:
         if possible:
             placement = self.slots.rebind(old, copy.digest)
             self._pool.bind(placement.slot, placement.pages, copy.packed)
-            self._arrivals[copy.digest] = Arrival(copy.tier, copy.started_s, self._clock())
+            self._arrived(copy)
         else:
             self.slots.unstage(copy.digest)
         self._copies.settle(copy)
@@ -236,6 +246,16 @@ class AdapterManager:
             self.cache.pin(digest, tier is Tier.CPU)
         self.version += 1
 
+    def on_loaded(self, callback: Callable[[], None]) -> None:
+        """Call this, from any thread, when `advance` has something to take in."""
+        for queue in self._queues:
+            queue.on_done(callback)
+
+    def stop(self) -> None:
+        """End the load queues."""
+        for queue in self._queues:
+            queue.stop()
+
     def check(self) -> None:
         """Raise AssertionError unless slots, pages and cache are each consistent."""
         self.slots.check()
@@ -253,17 +273,22 @@ class AdapterManager:
         if copy.error is None:
             placement = self.slots.commit(copy.digest)
             self._pool.bind(placement.slot, placement.pages, copy.packed)
-            self._arrivals[copy.digest] = Arrival(copy.tier, copy.started_s, self._clock())
+            self._arrived(copy)
             self._touch(copy.digest)
         else:
             self.slots.abandon(copy.digest)
         self._copies.settle(copy)
 
+    def _arrived(self, copy: Copy) -> None:
+        read_s, cached_s = self._reads_s[copy.digest]
+        self._arrivals[copy.digest] = Arrival(read_s, cached_s, copy.began_s, self._clock())
+
     def _cached(self, fetch: Fetch) -> None:
         packed = self.cache.peek(fetch.digest)
         if packed is not None:
-            self.names.add(fetch.source.revision)
+            self.names.add(fetch.source)
             self._ranks[fetch.digest] = packed.rank
+            self._reads_s[fetch.digest] = (fetch.started_s, self._clock())
             self._touch(fetch.digest)
 
     def _empty(self, slots: tuple[int, ...]) -> None:
@@ -284,4 +309,5 @@ class AdapterManager:
         self.names.forget(digest)
         self._arrivals.pop(digest, None)
         self._ranks.pop(digest, None)
+        self._reads_s.pop(digest, None)
         self._used_s.pop(digest, None)

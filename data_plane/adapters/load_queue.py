@@ -106,9 +106,9 @@ class ThreadLoadQueue(Generic[T]):
         while (job := self._next()) is not None:
             key, work = job
             try:
-                outcome = Outcome[T](key, work(), None)
+                outcome: Outcome[T] = Outcome(key, work(), None)
             except Exception as error:  # the border between a job and its caller
-                outcome = Outcome[T](key, None, error)
+                outcome = Outcome(key, None, error)
             self._done.append(outcome)
             if self._callback is not None:
                 self._callback()

@@ -4,7 +4,7 @@ Knows nothing of tiers. Two names with one digest share one set of weights, so a
 given up only when its last name is gone.
 """
 
-from data_plane.adapters.revision import Revision
+from data_plane.adapters.revision import AdapterSource, Revision
 
 Owner = tuple[str, str]  # tenant and name
 
@@ -15,35 +15,32 @@ def owner_of(revision: Revision) -> Owner:
 
 
 class Names:
-    """Revisions by digest, then by owner."""
+    """Sources by digest, then by owner."""
 
     def __init__(self) -> None:
-        self._revisions: dict[str, dict[Owner, Revision]] = {}
+        self._sources: dict[str, dict[Owner, AdapterSource]] = {}
 
-    def add(self, revision: Revision) -> None:
+    def add(self, source: AdapterSource) -> None:
         """The digest is known under this name too."""
-        self._revisions.setdefault(revision.digest, {})[owner_of(revision)] = revision
+        revision = source.revision
+        self._sources.setdefault(revision.digest, {})[owner_of(revision)] = source
 
-    def remove(self, digest: str, owner: Owner) -> bool:
-        """Take a name from a digest; whether it was the last."""
-        revisions = self._revisions.get(digest, {})
-        revisions.pop(owner, None)
-        if not revisions:
-            self._revisions.pop(digest, None)
-        return not revisions
+    def remove(self, digest: str, owner: Owner) -> None:
+        """The digest is no longer known under this name, but under others."""
+        self._sources.get(digest, {}).pop(owner, None)
 
     def forget(self, digest: str) -> None:
         """The digest is held no longer."""
-        self._revisions.pop(digest, None)
+        self._sources.pop(digest, None)
 
     def digests(self, owner: Owner) -> list[str]:
         """Every digest known under a name, oldest first."""
-        return [digest for digest, revisions in self._revisions.items() if owner in revisions]
+        return [digest for digest, sources in self._sources.items() if owner in sources]
 
-    def revision(self, digest: str) -> Revision | None:
-        """One revision that has the digest: the one named first."""
-        return next(iter(self._revisions.get(digest, {}).values()), None)
+    def source(self, digest: str) -> AdapterSource | None:
+        """Where the digest can be read: the source named first."""
+        return next(iter(self._sources.get(digest, {}).values()), None)
 
     def is_only(self, digest: str, owner: Owner) -> bool:
         """Whether no other name has the digest."""
-        return self._revisions.get(digest, {}).keys() <= {owner}
+        return self._sources.get(digest, {}).keys() <= {owner}

@@ -6,6 +6,7 @@ of every module that the adapter changes; rank is the largest of the module's sl
 past a slice's own rank are zero. Scaling is multiplied once, in fp32, before the cast.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,6 @@ from torch import Tensor
 
 from data_plane.adapters.layout import AdapterLayout, FusedModule, pages_for
 from data_plane.errors import AdapterRefused
-
-# Rows of B that are transposed at a time: 64 rows of 16 numbers stay in the first-level cache.
-TILE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +91,23 @@ def _pack_module(
             continue
         a[: pair.rank, i].copy_(pair.a)
         _transpose_scaled(pair.b, pair.scaling, out=b[: pair.rank, columns])
-        _refuse_overflow(pair.name, a[: pair.rank, i], b[: pair.rank, columns])
+        _refuse_unfit(pair, a[: pair.rank, i], b[: pair.rank, columns])
     return PackedModule(a, b, ranks)
 
 
 def _transpose_scaled(b: Tensor, scaling: float, *, out: Tensor) -> None:
     """out[r, o] = scaling * b[o, r], multiplied in fp32."""
-    for begin in range(0, b.shape[0], TILE):
-        tile = b[begin : begin + TILE].float().mul_(scaling)
-        out[:, begin : begin + TILE].copy_(tile.t())
+    # In one piece: torch's own transposing copy beats tiles of 64 to 512 rows made here (100 against
+    # 120-600 µs for [4096, 16]), whose calls cost more than the cache misses they save.
+    out.copy_((b.float() * scaling).t())
 
 
-def _refuse_overflow(name: str, a: Tensor, b: Tensor) -> None:
-    for matrix, values in (("lora_A", a), ("lora_B", b)):
-        if not torch.isfinite(values).all():
-            raise AdapterRefused(f"{name}: {matrix} has values that {values.dtype} cannot hold")
+def _refuse_unfit(pair: LoraPair, a: Tensor, b: Tensor) -> None:
+    """NaN and infinity, of the file or of the cast: aminmax shows both and reads the values once."""
+    for matrix, source, values in (("A", pair.a, a), ("B", pair.b, b)):
+        if all(math.isfinite(bound) for bound in values.aminmax()):
+            continue
+        tensor = f"tensor {pair.name}.lora_{matrix}.weight"
+        if torch.isfinite(source).all():
+            raise AdapterRefused(f"{tensor}: has values that {values.dtype} cannot hold")
+        raise AdapterRefused(f"{tensor}: has values that are not finite")

@@ -49,7 +49,7 @@ class TorchRankPool:
     def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
         """Copy the adapter's true ranks into `pages`; rows past them keep what they hold."""
         packed = _packed(adapter)
-        rows = _rows(pages)
+        rows = SlotRows(pages, packed.ranks)
         for module, weights in zip(self.modules, packed.modules, strict=True):
             if weights is None:
                 continue
@@ -70,10 +70,6 @@ class TorchRankPool:
     def unbind(self, slot: int) -> None:
         """The slot holds nothing."""
         self._slots.rows[slot] = None
-
-
-def _rows(pages: tuple[int, ...]) -> SlotRows:
-    return SlotRows(pages, ())
 
 
 def _packed(adapter: PackedAdapter) -> PackedLora:

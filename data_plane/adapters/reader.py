@@ -17,12 +17,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data_plane.adapters import peft_config
 from data_plane.adapters.files import AdapterDirectory
 from data_plane.adapters.layout import AdapterLayout
 from data_plane.adapters.matching import match_tensors
 from data_plane.adapters.packing import PackedLora, pack
-from data_plane.adapters.peft_config import PeftConfig, parse_peft_config
+from data_plane.adapters.peft_config import PeftConfig
+from data_plane.adapters.peft_json import FILE_NAME, parse_peft_config
 from data_plane.adapters.revision import AdapterSource
 from data_plane.errors import AdapterRefused, AdapterUnreadable
 
@@ -48,7 +48,7 @@ class PeftReader:
         try:
             files = self._read_files(AdapterDirectory(source.uri, self.roots))
             _verify(files, source.revision.digest)
-            config = parse_peft_config(files[peft_config.FILE_NAME])
+            config = parse_peft_config(files[FILE_NAME])
             self._refuse_ranks(config)
             pairs = match_tensors(_parse_weights(files), config, self.layout)
             return pack(pairs, self.layout, self.dtype)
@@ -59,7 +59,7 @@ class PeftReader:
     def _read_files(self, directory: AdapterDirectory) -> dict[str, bytes]:
         names = directory.names()
         files = {
-            peft_config.FILE_NAME: directory.read(peft_config.FILE_NAME, max_bytes=MAX_CONFIG_BYTES),
+            FILE_NAME: directory.read(FILE_NAME, max_bytes=MAX_CONFIG_BYTES),
         }
         if WEIGHTS in names:
             weights = [WEIGHTS]
@@ -78,7 +78,7 @@ class PeftReader:
 
     @property
     def _max_weight_bytes(self) -> int:
-        """Every tensor must be applied, so no valid file is larger: all modules, largest rank, 8-byte floats."""
+        """All modules at the largest rank in 8-byte floats: every tensor is applied, so none needs more."""
         return self.max_rank * self.layout.row_elements * 8 + HEADER_BYTES
 
     def _refuse_ranks(self, config: PeftConfig) -> None:
@@ -115,7 +115,7 @@ def _shards(index: bytes) -> list[str]:
 def _parse_weights(files: dict[str, bytes]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, data in files.items():
-        if name in (peft_config.FILE_NAME, INDEX):
+        if name in (FILE_NAME, INDEX):
             continue
         for key, tensor in (_load_bin(data) if name == BIN else _load_safetensors(name, data)).items():
             if key in tensors:

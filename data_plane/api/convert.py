@@ -1,6 +1,7 @@
 """Protocol messages ↔ engine values. No decisions: a field is copied, or refused by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 from data_plane.adapters.revision import Tier
 from data_plane.engine.events import (
@@ -30,27 +31,14 @@ _REASON_TO_PROTO = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
-_OPTIONAL_SCALARS = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "max_tokens",
-    "min_tokens",
-    "ignore_eos",
-    "logprobs",
-    "n",
-)
 
 
 def sampling_from_proto(message: pb.SamplingParams) -> SamplingParams:
     """Absent fields take the defaults of SamplingParams; raise InvalidRequest for a broken rule."""
-    given = {name: getattr(message, name) for name in _OPTIONAL_SCALARS if message.HasField(name)}
-    return SamplingParams(stop=tuple(message.stop), stop_token_ids=tuple(message.stop_token_ids), **given)
+    # Only what was sent: proto3 tells an absent optional scalar from a zero.
+    given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    stop, stop_token_ids = given.pop("stop", ()), given.pop("stop_token_ids", ())
+    return SamplingParams(stop=tuple(stop), stop_token_ids=tuple(stop_token_ids), **given)
 
 
 def chat_from_proto(chat: pb.ChatMessages) -> list[dict[str, str]]:

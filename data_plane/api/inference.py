@@ -5,10 +5,9 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import grpc
-
 from data_plane.api import convert
 from data_plane.api.grants import Grant, GrantVerifier
+from data_plane.api.interceptors import Context
 from data_plane.api.mailbox import Mailbox
 from data_plane.api.prompts import Prompts
 from data_plane.engine.events import Event, Failed, Finished, GenerationRequest
@@ -48,7 +47,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         self._identity = identity
 
     async def Generate(
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+        self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one generation; leaving early, for whatever reason, frees its blocks and lease."""
         grant = self._grants.verify(_metadata(context, GRANT_METADATA))
@@ -65,16 +64,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             if not ended:
                 self._engine.cancel(generation.request_id)
 
-    async def ListModels(
-        self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ListModelsResponse:
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """The base model; which adapters a tenant may use is the control plane's to say."""
         model = pb.Model(id=self._identity.base_model, digest=self._identity.base_digest)
         return pb.ListModelsResponse(models=[model])
 
-    async def Tokenize(
-        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
-    ) -> pb.TokenizeResponse:
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Tokenize as Generate would."""
         self._grants.verify(_metadata(context, GRANT_METADATA))
         ids = await self._prompts.token_ids(request)
@@ -114,7 +109,7 @@ def _check_limits(grant: Grant, sampling: SamplingParams) -> None:
         raise GrantRefused(f"the grant allows {grant.max_tokens} new tokens, the request asks for {wanted}")
 
 
-def _metadata(context: grpc.aio.ServicerContext, key: str) -> str | None:
+def _metadata(context: Context, key: str) -> str | None:
     for name, value in context.invocation_metadata() or ():
         if name == key:
             return value if isinstance(value, str) else value.decode()

@@ -5,8 +5,10 @@ with an id that is also in the log, and no internals.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from inspect import isawaitable
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -31,6 +33,9 @@ _CODES: dict[type[errors.WorkerError], int] = {
     errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
 }
 _RETRY_S: dict[type[errors.WorkerError], float] = {errors.AdapterUnreadable: 1.0, errors.Draining: 1.0}
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler = Any  # grpc.RpcMethodHandler, a named tuple that its stubs do not know as one
+
 _log = structlog.get_logger(__name__)
 
 
@@ -72,47 +77,41 @@ def _packed(message: Message) -> AnyMessage:
     return packed
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler, unary or streaming, so that it ends with a status of `status_of`."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        """Return the handler with its errors translated."""
+    ) -> Handler | None:
+        """Return the handler with its errors translated; None (UNIMPLEMENTED) for an unknown method."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return handler
-        if handler.unary_stream is not None:
-            return handler._replace(unary_stream=_guard_stream(handler.unary_stream))
-        if handler.unary_unary is not None:
-            return handler._replace(unary_unary=_guard_unary(handler.unary_unary))
-        return handler
+            return None
+        for kind in ("unary_unary", "unary_stream"):
+            behaviour = getattr(handler, kind)
+            if behaviour is not None:
+                return handler._replace(**{kind: _guarded(behaviour)})
+        return handler  # the reflection service's own stream
 
 
-def _guard_stream(behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    # A coroutine that writes, not a generator that yields, also for streams: it ends with the call,
+    # while a generator that is left behind ends when it is collected.
+    async def guarded(request: Any, context: Context) -> Any:
         try:
-            async for message in behaviour(request, context):
-                yield message
+            answer = behaviour(request, context)
+            return await (answer if isawaitable(answer) else _write_all(answer, context))
+        except grpc.aio.AbortError:
+            raise  # the health service says NOT_FOUND by itself
         except Exception as error:
-            await _abort(context, error)
+            return await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
     return guarded
 
 
-def _guard_unary(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        try:
-            return await behaviour(request, context)
-        except Exception as error:
-            return await _abort(context, error)
-
-    return guarded
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+async def _write_all(messages: Any, context: Context) -> None:
+    async with aclosing(messages):
+        async for message in messages:
+            await context.write(message)

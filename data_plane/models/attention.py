@@ -49,7 +49,7 @@ def register() -> None:
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _no_mask)
 
 
-def _attention(
+def _attention(  # noqa: PLR0917 - transformers fixes the order
     module: nn.Module,
     query: Tensor,
     key: Tensor,

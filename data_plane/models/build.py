@@ -8,10 +8,12 @@ every attention module is bound to its layer of the KV cache.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from data_plane.adapters.layout import AdapterLayout, FusedModule, Projection
@@ -41,24 +43,39 @@ def load_definition(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
         raise ModelRefused(f"model: {path} has no config.json")
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
             local_files_only=True,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+        model, report = loaded
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelRefused(f"model: {path}: {error}") from error
+    if report["missing_keys"]:
+        # transformers fills them with random numbers and goes on.
+        raise ModelRefused(f"model: {path} lacks the weights {', '.join(sorted(report['missing_keys']))}")
     return prepared(model)
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The model's tokenizer; transformers' kinds share no public type with a call and chat templates."""
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelRefused(f"model: {path}: its tokenizer cannot be read: {error}") from error
 
 
 def prepared(model: PreTrainedModel) -> PreTrainedModel:
     """The model for inference: no gradients, no dropout, our attention."""
     register()
     model.set_attn_implementation(ATTENTION)
-    return model.eval().requires_grad_(False)
+    model.train(False)
+    model.requires_grad_(False)
+    return model
 
 
 def layout_of(model: PreTrainedModel, trace: ModelTrace) -> AdapterLayout:

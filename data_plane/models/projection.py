@@ -6,6 +6,7 @@ The first sibling that is called computes for all; each returns its own columns.
 only through StepState. Invariant: a sibling never returns columns of another input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +36,8 @@ class ProjectionLora:
 class FusedProjection:
     """The product that siblings share."""
 
-    def __init__(self, linear: Linear, sizes: tuple[int, ...], lora: ProjectionLora | None) -> None:
-        self.linear, self._sizes, self._lora = linear, sizes, lora
+    def __init__(self, linear: Linear, sizes: Sequence[int], lora: ProjectionLora | None) -> None:
+        self.linear, self._sizes, self._lora = linear, list(sizes), lora
         self._input: Tensor | None = None
         self._outputs: list[Tensor] = []
 

@@ -75,7 +75,7 @@ class _AttentionRecorder:
 
 @contextmanager
 def _watch(model: PreTrainedModel, calls: _Calls) -> Iterator[None]:
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     handles = []
     for name, module in model.named_modules():
         if is_linear(module) and module is not head:
@@ -85,7 +85,7 @@ def _watch(model: PreTrainedModel, calls: _Calls) -> Iterator[None]:
 
             handles.append(module.register_forward_pre_hook(record))
         elif not is_linear(module):
-            module.paged = _AttentionRecorder(name, calls)  # type: ignore[assignment]
+            module.paged = _AttentionRecorder(name, calls)
     try:
         yield
     finally:

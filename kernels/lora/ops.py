@@ -10,7 +10,6 @@ without an adapter bit-equal.
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from kernels.lora.pool import LoraModule
@@ -40,6 +39,3 @@ def add_lora(ops: LoraOps, x: Tensor, module: LoraModule, segments: Segments, *,
     hidden = ops.hidden(segments, module, x)
     ops.shrink(x, module, segments, out=hidden)
     ops.expand(hidden, module, segments, out=out)
-
-
-__all__ = ["LoraOps", "add_lora", "max_rank", "torch"]

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteri
 
 from data_plane.adapters.revision import AdapterSource, Revision
 from data_plane.config import EngineConfig
-from data_plane.engine.engine import Engine
+from data_plane.engine.assemble import build_engine
 from data_plane.engine.events import Delta, GenerationRequest
 from data_plane.engine.runtime import build_runtime
 from data_plane.scheduler.sampling import SamplingParams
@@ -68,7 +68,7 @@ class InProcess:
 
     def __init__(self, **settings: object) -> None:
         config = EngineConfig(model=MODEL_DIR, adapter_roots=(ADAPTERS_DIR,), **settings)
-        self._engine = Engine.from_runtime(build_runtime(config), config)
+        self._engine = build_engine(build_runtime(config), config)
         self._count = 0
 
     def rate(self, workload: Workload) -> float:

@@ -134,6 +134,7 @@ class Capacity(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     MAX_NUM_SEQS_FIELD_NUMBER: _builtins.int
     MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
+    MAX_CPU_LORAS_FIELD_NUMBER: _builtins.int
     max_loras: _builtins.int
     """Distinct adapters in one step."""
     max_lora_rank: _builtins.int
@@ -152,6 +153,8 @@ class Capacity(_message.Message):
     """Requests in one step."""
     max_model_len: _builtins.int
     """Longest prompt plus output, in tokens."""
+    max_cpu_loras: _builtins.int
+    """Adapters in the CPU cache; 0: bounded by its bytes alone."""
     def __init__(
         self,
         *,
@@ -164,10 +167,11 @@ class Capacity(_message.Message):
         block_size: _builtins.int = ...,
         max_num_seqs: _builtins.int = ...,
         max_model_len: _builtins.int = ...,
+        max_cpu_loras: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "cpu_bytes", b"cpu_bytes", "disk_bytes", b"disk_bytes", "max_lora_rank", b"max_lora_rank", "max_loras", b"max_loras", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "num_blocks", b"num_blocks", "slot_bytes", b"slot_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "cpu_bytes", b"cpu_bytes", "disk_bytes", b"disk_bytes", "max_cpu_loras", b"max_cpu_loras", "max_lora_rank", b"max_lora_rank", "max_loras", b"max_loras", "max_model_len", b"max_model_len", "max_num_seqs", b"max_num_seqs", "num_blocks", b"num_blocks", "slot_bytes", b"slot_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -532,6 +532,7 @@ class Started(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     LOAD_S_FIELD_NUMBER: _builtins.int
     QUEUE_S_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique id of the request, also in logs and traces."""
     base_model: _builtins.str
@@ -550,6 +551,8 @@ class Started(_message.Message):
     """Seconds spent loading the adapter for this request; 0 when it was in a slot."""
     queue_s: _builtins.float
     """Seconds from arrival at the worker to the first computation."""
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt: what a request that ends early is charged beside its new tokens."""
     def __init__(
         self,
         *,
@@ -562,10 +565,11 @@ class Started(_message.Message):
         tier: Global___Tier.ValueType = ...,
         load_s: _builtins.float = ...,
         queue_s: _builtins.float = ...,
+        prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "digest", b"digest", "load_s", b"load_s", "queue_s", b"queue_s", "request_id", b"request_id", "revision", b"revision", "tier", b"tier", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "digest", b"digest", "load_s", b"load_s", "prompt_tokens", b"prompt_tokens", "queue_s", b"queue_s", "request_id", b"request_id", "revision", b"revision", "tier", b"tier", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

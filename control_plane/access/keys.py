@@ -1,0 +1,131 @@
+"""Keys: API keys, and who holds one.
+
+Owns issuing, checking and revoking; knows nothing of what a role may do. A key is
+`lp_<key id>_<random>`: the id finds the stored hash, the random part proves the key. Invariant:
+Redis never holds what would let its reader call the API.
+
+The hash is plain SHA-256. Slow, salted hashes defend guessable passwords; there is nothing to
+guess in 256 random bits, and a slow hash would only be paid by every call.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import Redis
+
+from control_plane.access.types import Identity, IssuedKey, KeyInfo, Role
+from control_plane.errors import InvalidArgument, NameTaken, NotFound, Unauthenticated
+from control_plane.registry.names import check_name
+from control_plane.store import keys
+
+CACHE_TTL_S = 5.0  # a revoked key may work this long on other replicas
+MAX_CACHED = 10_000
+ID_BYTES, RANDOM_BYTES = 8, 32
+_SECRET = re.compile(r"lp_([a-z0-9]{4,32})_([A-Za-z0-9_-]{32,128})")
+_TENANT_ROLES = frozenset({Role.TENANT_ADMIN, Role.INFERENCE})
+
+
+class Keys:
+    """The API keys of all tenants."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._cache: OrderedDict[str, tuple[Identity, float]] = OrderedDict()  # hash → who, until when
+
+    async def create(
+        self, role: Role, tenant: str = "", name: str = "", secret: str | None = None
+    ) -> IssuedKey:
+        """Issue a key; with `secret`, register that one (the same again is the same key).
+
+        Raises InvalidArgument (role and tenant do not fit, or the secret has another form) and
+        NameTaken (the secret's id belongs to another key).
+        """
+        _check_tenant(role, tenant)
+        secret = secret or self._new_secret()
+        match = _SECRET.fullmatch(secret)
+        if match is None:  # the message must not repeat it
+            raise InvalidArgument(
+                "secret", "***", "must be lp_<4 to 32 of a-z0-9>_<at least 32 random characters>"
+            )
+        identity = Identity(match[1], tenant, role)
+        record = {"hash": _hash(secret), "role": role.value, "tenant": tenant, "name": name}
+        stored = json.dumps(record | {"created_s": float((await self._redis.time())[0])})
+        if not await self._redis.hsetnx(keys.ACCESS_KEYS, identity.key_id, stored):
+            present = await self._find(identity.key_id) or {}
+            if any(present.get(field) != record[field] for field in ("hash", "role", "tenant")):
+                raise NameTaken("key", identity.key_id, "exists with another secret, role or tenant")
+        return IssuedKey(identity, secret)
+
+    async def authenticate(self, secret: str) -> Identity:
+        """Return who holds this key; raise Unauthenticated."""
+        match = _SECRET.fullmatch(secret)
+        if match is None:
+            raise Unauthenticated("no valid API key")
+        digest = _hash(secret)
+        identity, until = self._cache.get(digest, (None, 0.0))
+        if identity is not None and until > self._clock():
+            return identity
+        record = await self._find(match[1])
+        # Compared in constant time, so that no answer's delay tells how much of a hash was right.
+        if record is None or not hmac.compare_digest(record["hash"], digest):
+            raise Unauthenticated("no valid API key")
+        identity = Identity(match[1], record["tenant"], Role(record["role"]))
+        self._remember(digest, identity)
+        return identity
+
+    async def revoke(self, key_id: str) -> None:
+        """Make a key worthless: here at once, on other replicas within CACHE_TTL_S. Raises NotFound."""
+        if not await self._redis.hdel(keys.ACCESS_KEYS, key_id):
+            raise NotFound("key", key_id)
+        for digest in [digest for digest, (who, _) in self._cache.items() if who.key_id == key_id]:
+            del self._cache[digest]
+
+    async def list(self) -> tuple[KeyInfo, ...]:
+        """Return all keys, oldest first."""
+        stored: Any = await self._redis.hgetall(keys.ACCESS_KEYS)
+        infos = (_info(key_id, json.loads(text)) for key_id, text in stored.items())
+        return tuple(sorted(infos, key=lambda info: (info.created_s, info.identity.key_id)))
+
+    async def _find(self, key_id: str) -> dict[str, Any] | None:
+        stored: Any = await self._redis.hget(keys.ACCESS_KEYS, key_id)
+        return json.loads(stored) if stored else None
+
+    def _remember(self, digest: str, identity: Identity) -> None:
+        self._cache[digest] = (identity, self._clock() + CACHE_TTL_S)
+        self._cache.move_to_end(digest)
+        while len(self._cache) > MAX_CACHED:
+            self._cache.popitem(last=False)
+
+    def _new_secret(self) -> str:
+        return f"lp_{self._random_bytes(ID_BYTES).hex()}_{self._random_bytes(RANDOM_BYTES).hex()}"
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _info(key_id: str, record: dict[str, Any]) -> KeyInfo:
+    identity = Identity(key_id, record["tenant"], Role(record["role"]))
+    return KeyInfo(identity, record["name"], record["created_s"])
+
+
+def _check_tenant(role: Role, tenant: str) -> None:
+    if role in _TENANT_ROLES:
+        check_name("tenant", tenant)
+    elif tenant:
+        raise InvalidArgument("tenant", tenant, f"must be empty for the role {role.value}")

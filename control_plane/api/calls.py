@@ -1,0 +1,57 @@
+"""Calls: a client's request as the relay sees it, and what its target means to those it is passed to."""
+
+from dataclasses import dataclass
+
+from control_plane.access.grants import GrantedAdapter
+from control_plane.placement.route import Wanted
+from control_plane.registry.types import Target
+from protos.inference.v1 import inference_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a call says beside its message."""
+
+    tenant: str
+    request_id: str
+    timeout_s: float | None  # that remain; None: no deadline
+    trace: tuple[tuple[str, str], ...] = ()  # W3C trace context, passed on
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """A request parsed once for what routing and quotas need, and kept as it came."""
+
+    raw: bytes
+    message: pb.GenerateRequest
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Generate":
+        """Parse a request; the deserializer of its method."""
+        return cls(raw, pb.GenerateRequest.FromString(raw))
+
+
+def own_adapter(target: Target, tenant: str) -> str:
+    """Return the adapter's name when it is the tenant's own, for limits of its own."""
+    adapter = target.adapter
+    return adapter.key.name if adapter is not None and adapter.key.tenant == tenant else ""
+
+
+def wanted(target: Target) -> Wanted:
+    """Return what the target needs of a worker."""
+    if target.revision is None:
+        return Wanted(target.base_model)
+    return Wanted(target.base_model, target.revision.digest, target.revision.rank)
+
+
+def granted(target: Target) -> GrantedAdapter | None:
+    """Return the one revision that a grant for the target allows."""
+    if target.adapter is None or target.revision is None:
+        return None
+    return GrantedAdapter(
+        tenant=target.adapter.key.tenant,
+        name=target.adapter.key.name,
+        revision=target.revision.number,
+        digest=target.revision.digest,
+        source=target.revision.source,
+    )

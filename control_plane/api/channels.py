@@ -1,0 +1,81 @@
+"""Channels: one connection to each worker's Inference service, kept while the worker lives.
+
+Messages pass as bytes: the relay neither parses nor re-encodes what it does not need.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from control_plane.workers.types import Worker
+
+SERVICE = "/loraplane.inference.v1.Inference"
+MAX_MESSAGE_BYTES = 64 << 20
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A worker that restarts at its address must not wait for a back-off that grew while it was away.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A connection to one start of one worker."""
+
+    instance_id: str
+    channel: grpc.aio.Channel
+
+    def generate(
+        self, request: bytes, *, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]
+    ) -> "grpc.aio.UnaryStreamCall[bytes, bytes]":
+        """Start a generation; iterate over the call for its messages."""
+        method: Any = self.channel.unary_stream(f"{SERVICE}/Generate", None, None)
+        call: grpc.aio.UnaryStreamCall[bytes, bytes] = method(request, timeout=timeout_s, metadata=metadata)
+        return call
+
+    async def tokenize(
+        self, request: bytes, *, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]
+    ) -> bytes:
+        """Tokenize a prompt."""
+        method: Any = self.channel.unary_unary(f"{SERVICE}/Tokenize", None, None)
+        answer: bytes = await method(request, timeout=timeout_s, metadata=metadata)
+        return answer
+
+
+class Channels:
+    """The lines of this replica, by worker."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Line] = {}
+        self._left: list[Line] = []
+        self._one_left = asyncio.Event()
+
+    def to(self, worker: Worker) -> Line:
+        """Return the line to a worker; a new one after its restart."""
+        line = self._lines.get(worker.worker_id)
+        if line is None or line.instance_id != worker.instance_id:
+            if line is not None:
+                self._left.append(line)
+                self._one_left.set()
+            channel = grpc.aio.insecure_channel(worker.address, options=OPTIONS)
+            line = self._lines[worker.worker_id] = Line(worker.instance_id, channel)
+        return line
+
+    async def run(self) -> None:
+        """Close lines to workers that have restarted since, until cancelled."""
+        while True:
+            await self._one_left.wait()
+            self._one_left.clear()
+            while self._left:
+                await self._left.pop().channel.close()
+
+    async def close(self) -> None:
+        """End every call and connection."""
+        for line in (*self._lines.values(), *self._left):
+            await line.channel.close()
+        self._lines.clear()
+        self._left.clear()

@@ -1,0 +1,75 @@
+"""Inference for clients: generation and tokenizing are relayed, the list of models is the registry's.
+
+Generate and Tokenize are registered with raw bytes on both sides, so that a message passes from
+worker to client without being decoded and encoded again.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from control_plane.api import convert
+from control_plane.api.caller import Context, inference_tenant, request_id
+from control_plane.api.calls import Call, Generate
+from control_plane.api.paging import after
+from control_plane.api.relay import Relay
+from control_plane.registry.service import Registry
+from control_plane.workers.fleet import Fleet
+from protos.inference.v1 import inference_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+MAX_MODELS = 1000
+TRACE_METADATA = ("traceparent", "tracestate")
+
+
+class InferenceServicer:
+    """Generate, ListModels, Tokenize."""
+
+    def __init__(self, relay: Relay, registry: Registry, fleet: Fleet) -> None:
+        self._relay = relay
+        self._registry = registry
+        self._fleet = fleet
+
+    def Generate(self, request: Generate, context: Context) -> AsyncIterator[bytes]:
+        """Relay one generation."""
+        return self._relay.generate(request, _call(request.message.model, context))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """Return base models and the adapters that the caller may use, with their lineage."""
+        tenant = inference_tenant("")
+        models = [convert.base_to_model(worker) for worker in self._fleet.base_workers()]
+        async for adapter in self._registry.visible(tenant):
+            models.append(convert.adapter_to_model(adapter, tenant=tenant))
+        models.sort(key=lambda model: model.id)
+        page, token = after(models, request.page_token, request.page_size or MAX_MODELS)
+        return pb.ListModelsResponse(models=page, next_page_token=token)
+
+    async def Tokenize(self, raw: bytes, context: Context) -> bytes:
+        """Relay a prompt to tokenize."""
+        model = pb.TokenizeRequest.FromString(raw).model
+        return await self._relay.tokenize(raw, model, _call(model, context))
+
+
+def handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler:
+    """Return the service's handlers, to be added to a server."""
+    methods: dict[str, Any] = {
+        "Generate": grpc.unary_stream_rpc_method_handler(servicer.Generate, Generate.parse, None),
+        "ListModels": grpc.unary_unary_rpc_method_handler(
+            servicer.ListModels,
+            pb.ListModelsRequest.FromString,
+            pb.ListModelsResponse.SerializeToString,
+        ),
+        "Tokenize": grpc.unary_unary_rpc_method_handler(servicer.Tokenize, None, None),
+    }
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+def _call(model: str, context: Any) -> Call:
+    metadata = dict(context.invocation_metadata() or ())
+    return Call(
+        tenant=inference_tenant(model),
+        request_id=request_id(),
+        timeout_s=context.time_remaining(),
+        trace=tuple((key, metadata[key]) for key in TRACE_METADATA if key in metadata),
+    )

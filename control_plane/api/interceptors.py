@@ -1,0 +1,108 @@
+"""Interceptors: what happens around every call, unary or streaming, before and after its servicer.
+
+Who calls (the key), whether they may (the roles), what the log says of it (the request id), and what
+a failure looks like (the status). Servicers do none of it.
+"""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from inspect import isawaitable
+from typing import Any
+
+import grpc
+import structlog
+from grpc_status import rpc_status
+
+from control_plane.access.keys import Keys
+from control_plane.access.types import Identity
+from control_plane.api.caller import Context, set_caller, set_request_id
+from control_plane.api.roles import ROLES, is_open
+from control_plane.api.status import status_of
+from control_plane.errors import Forbidden, Unauthenticated
+
+_BEARER = "Bearer "
+_log = structlog.get_logger(__name__)
+
+Details = grpc.HandlerCallDetails
+Handler = Any  # grpc.RpcMethodHandler, a named tuple that its stubs do not know as one
+Finished = Callable[[str, grpc.StatusCode, float], None]
+
+
+def ignore_finished(method: str, code: grpc.StatusCode, elapsed_s: float) -> None:
+    """Count nothing: the default where no metrics are kept."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Authenticates, authorises, logs and translates errors.
+
+    `finished` is told method, status and seconds of every call, for metrics.
+    """
+
+    def __init__(self, keys: Keys, finished: Finished = ignore_finished) -> None:
+        self._keys = keys
+        self._finished = finished
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
+    ) -> Handler | None:
+        """Return the call's handler, wrapped; None (UNIMPLEMENTED) for an unknown method."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        if handler.unary_unary is not None:
+            return handler._replace(unary_unary=self._wrap(method, metadata, handler.unary_unary))
+        if handler.unary_stream is not None:
+            return handler._replace(unary_stream=self._wrap(method, metadata, handler.unary_stream))
+        return handler._replace(stream_stream=self._wrap(method, metadata, handler.stream_stream))
+
+    def _wrap(self, method: str, metadata: dict[str, Any], behaviour: Callable[..., Any]) -> Any:
+        # A coroutine that writes, not a generator that yields, also for streams: task groups and
+        # time-outs inside a generator would span its yields.
+        async def wrapped(request: Any, context: Context) -> Any:
+            request_id = uuid.uuid4().hex
+            set_request_id(request_id)
+            structlog.contextvars.bind_contextvars(request_id=request_id, method=method)
+            began, code = time.monotonic(), grpc.StatusCode.UNKNOWN
+            try:
+                await self._admit(method, metadata)
+                answer = behaviour(request, context)
+                result = await (answer if isawaitable(answer) else _write_all(answer, context))
+                code = grpc.StatusCode.OK
+            except grpc.aio.AbortError:
+                raise  # the health service says NOT_FOUND by itself
+            except Exception as error:
+                status = rpc_status.to_status(status_of(error))
+                code = status.code
+                _log.debug("call failed", code=code.name, reason=status.details)
+                await context.abort_with_status(status)
+            else:
+                return result
+            finally:
+                self._finished(method, code, time.monotonic() - began)
+
+        return wrapped
+
+    async def _admit(self, method: str, metadata: dict[str, Any]) -> None:
+        if is_open(method):
+            return
+        identity = await self._identify(metadata)
+        if identity.role not in ROLES.get(method, ()):
+            raise Forbidden(f"a key of role {identity.role.value!r} may not call {method}")
+        structlog.contextvars.bind_contextvars(tenant=identity.tenant, key_id=identity.key_id)
+        set_caller(identity)
+
+    async def _identify(self, metadata: dict[str, Any]) -> Identity:
+        authorization = metadata.get("authorization", "")
+        if not authorization.startswith(_BEARER):
+            raise Unauthenticated("the call carries no API key: send authorization: Bearer <key>")
+        return await self._keys.authenticate(authorization.removeprefix(_BEARER))
+
+
+async def _write_all(messages: Any, context: Context) -> None:
+    async with aclosing(messages):
+        async for message in messages:
+            await context.write(message)

@@ -1,0 +1,191 @@
+"""Relay: a client's request to a worker, and the worker's stream back, byte for byte.
+
+Owns the way of one request: resolve, reserve, route, grant, forward, settle. Invariants: another
+worker is tried only before the first message, because after it the client has seen tokens of this
+one; the worker's call ends with the client's, however that ends.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+
+from control_plane.access.grants import Grant, GrantSigner
+from control_plane.api.admission import Admission, Admitted
+from control_plane.api.calls import Call, Generate, granted, own_adapter, wanted
+from control_plane.api.channels import Channels, Line
+from control_plane.api.meter import Meter, completion_bound, prompt_bound
+from control_plane.api.status import DETAILS_METADATA
+from control_plane.errors import NoWorker
+from control_plane.placement.route import route
+from control_plane.registry.service import Registry
+from control_plane.registry.types import Target
+from control_plane.workers.fleet import Fleet
+from control_plane.workers.types import Worker
+
+GRANT = "loraplane-grant"
+REQUEST_ID = "loraplane-request-id"
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """Which workers one request was sent to, and what the last one said."""
+
+    excluded: set[str] = field(default_factory=set)
+    error: grpc.aio.AioRpcError | None = None
+
+
+class Relay:
+    """Passes requests to workers."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        fleet: Fleet,
+        admission: Admission,
+        channels: Channels,
+        signer: GrantSigner,
+        *,
+        grant_ttl_s: float,
+    ) -> None:
+        self._registry = registry
+        self._fleet = fleet
+        self._admission = admission
+        self._channels = channels
+        self._signer = signer
+        self._grant_ttl_s = grant_ttl_s
+        self._in_flight: Counter[str] = Counter()
+
+    async def generate(self, request: Generate, call: Call) -> AsyncGenerator[bytes, None]:
+        """Stream one generation."""
+        target = await self._target(call.tenant, request.message.model)
+        meter = Meter(prompt_bound(request.message))
+        max_tokens = completion_bound(request.message.sampling)
+        admission = self._admission.admit(
+            call.tenant,
+            call.request_id,
+            meter,
+            completion_tokens=max_tokens,
+            adapter=own_adapter(target, call.tenant),
+        )
+        forwarding = aclosing(self._forward(request.raw, target, call, max_tokens))
+        async with admission as admitted, forwarding as messages:
+            async for message in messages:
+                await _account(admitted, message)
+                yield message
+
+    async def tokenize(self, raw: bytes, model: str, call: Call) -> bytes:
+        """Tokenize on any worker of the model."""
+        target = await self._target(call.tenant, model)
+        attempts = _Attempts()
+        while True:
+            worker, metadata = self._next(target, call, 0, attempts)
+            try:
+                line = self._channels.to(worker)
+                return await line.tokenize(raw, timeout_s=call.timeout_s, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                _try_elsewhere(attempts, worker, error)
+
+    async def _target(self, tenant: str, model: str) -> Target:
+        return await self._registry.resolve(tenant, model, self._fleet.base_models())
+
+    async def _forward(
+        self, raw: bytes, target: Target, call: Call, max_tokens: int
+    ) -> AsyncGenerator[bytes, None]:
+        attempts = _Attempts()
+        begun = False
+        while True:
+            worker, metadata = self._next(target, call, max_tokens, attempts)
+            try:
+                with self._sent(worker):
+                    line = self._channels.to(worker)
+                    async with aclosing(_stream(line, raw, call.timeout_s, metadata)) as messages:
+                        async for message in messages:
+                            begun = True
+                            yield message
+                return
+            except grpc.aio.AioRpcError as error:
+                if begun:
+                    raise _failure(worker, error) from error
+                _try_elsewhere(attempts, worker, error)
+
+    def _next(
+        self, target: Target, call: Call, max_tokens: int, attempts: _Attempts
+    ) -> tuple[Worker, tuple[tuple[str, str], ...]]:
+        try:
+            worker = route(
+                wanted(target), self._fleet.workers(), in_flight=self._in_flight, excluded=attempts.excluded
+            )
+        except NoWorker:
+            # What a worker said is worth more than that there is no other.
+            if attempts.error is not None and _has_details(attempts.error):
+                raise attempts.error from None
+            raise
+        grant = self._signer.sign(
+            Grant(
+                request_id=call.request_id,
+                tenant=call.tenant,
+                worker_id=worker.worker_id,
+                base_model=worker.base_model,
+                max_tokens=max_tokens,
+                expires_in_s=self._grant_ttl_s,
+                adapter=granted(target),
+            )
+        )
+        return worker, ((GRANT, grant), (REQUEST_ID, call.request_id), *call.trace)
+
+    @contextmanager
+    def _sent(self, worker: Worker) -> Iterator[None]:
+        # Counted here, because a burst is routed faster than workers report it.
+        self._in_flight[worker.worker_id] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[worker.worker_id] -= 1
+
+
+async def _stream(
+    line: Line, raw: bytes, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]
+) -> AsyncGenerator[bytes, None]:
+    call = line.generate(raw, timeout_s=timeout_s, metadata=metadata)
+    try:
+        async for message in call:
+            yield message
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not this call's client but its line ended: the worker has restarted since.
+        raise NoWorker("the worker restarted during the request") from None
+    finally:
+        # Leaving the loop does not cancel the call. A no-op when it has ended.
+        call.cancel()
+
+
+async def _account(admitted: Admitted, message: bytes) -> None:
+    admitted.meter.read(message)
+    if admitted.meter.finished:
+        # Before the client hears of the end, so that its next request finds the account settled.
+        await admitted.settle()
+
+
+def _try_elsewhere(attempts: _Attempts, worker: Worker, error: grpc.aio.AioRpcError) -> None:
+    """Go on with another worker when this one is away or drains; else raise."""
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        raise _failure(worker, error) from error
+    attempts.excluded.add(worker.worker_id)
+    attempts.error = error
+
+
+def _failure(worker: Worker, error: grpc.aio.AioRpcError) -> Exception:
+    """What a worker said goes to the client as it is; that it fell silent, as NoWorker."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not _has_details(error):
+        return NoWorker(f"worker {worker.worker_id!r} went away during the request")
+    return error
+
+
+def _has_details(error: grpc.aio.AioRpcError) -> bool:
+    return any(key == DETAILS_METADATA for key, _ in error.trailing_metadata() or ())

@@ -1,0 +1,138 @@
+"""Settings of a control plane: the one place that reads its environment.
+
+Every field is a flag (`--redis-url`), an environment variable (`LORAPLANE_REDIS_URL`) and a key of
+the config file (`redis_url`, in the TOML file that `LORAPLANE_CONFIG` names, default
+`loraplane.toml`), in this order of precedence.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from control_plane.quotas.types import Limits
+
+
+class ControlSettings(BaseSettings):
+    """What a control plane needs. Fixed at start; a bad value stops the start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LORAPLANE_",
+        frozen=True,
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_prog_name="loraplane control-plane",
+    )
+
+    listen: str = Field(default="127.0.0.1:8470", description="host:port of the gRPC server")
+    state_dir: Path = Field(default=Path(".loraplane"), description="where keys and the embedded Valkey are")
+    redis_url: str = Field(
+        default="", description="redis://, rediss:// or unix://; default: a Valkey of ours"
+    )
+    adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="directories adapters may be read from, separated by colons"
+    )
+    resolvers: Annotated[tuple[Literal["filesystem"], ...], NoDecode] = Field(
+        default=("filesystem",), description="where adapters are looked for, in order, separated by commas"
+    )
+
+    num_holders: int = Field(default=1, ge=0, description="workers that are offered each adapter")
+    worker_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent worker is lost after this")
+    leader_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent leader is replaced after this")
+    command_timeout_s: float = Field(default=60.0, gt=0, description="a worker's time to answer a command")
+    grant_ttl_s: float = Field(default=30.0, gt=0, description="a worker must begin a request within this")
+    reservation_ttl_s: float = Field(default=60.0, gt=0, description="quota of a crashed request comes back")
+    shutdown_grace_s: float = Field(default=10.0, ge=0, description="running requests may end within this")
+
+    # Of tenants without limits of their own; absent is unlimited.
+    default_requests_per_minute: int | None = Field(default=None, ge=0)
+    default_tokens_per_minute: int | None = Field(default=None, ge=0)
+    default_concurrent_requests: int | None = Field(default=None, ge=0)
+    default_registered_adapters: int | None = Field(default=None, ge=0)
+    default_adapter_bytes: int | None = Field(default=None, ge=0)
+
+    admin_key_file: Path | None = Field(default=None, description="default: admin.key in the state dir")
+    worker_key_file: Path | None = Field(default=None, description="default: worker.key in the state dir")
+    tls_cert_file: Path | None = Field(default=None, description="PEM certificate chain of the server")
+    tls_key_file: Path | None = Field(default=None, description="PEM private key of the server")
+    allow_insecure: bool = Field(default=False, description="listen beyond this machine without TLS")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
+    log_format: Literal["console", "json"] = Field(default="console")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the config file."""
+        path = os.environ.get("LORAPLANE_CONFIG", "loraplane.toml")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    @field_validator("adapter_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: object) -> object:
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("resolvers", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ValueError(
+                f"tls_cert_file: {self.tls_cert_file} and tls_key_file: {self.tls_key_file} go together"
+            )
+        if not (self.tls_cert_file or self.allow_insecure or is_loopback(self.listen)):
+            raise ValueError(
+                f"listen: {self.listen!r} is reachable from other machines: give tls_cert_file and "
+                "tls_key_file, or set allow_insecure"
+            )
+        return self
+
+    @property
+    def admin_key_path(self) -> Path:
+        """Where the administrator's key is written at the first start."""
+        return self.admin_key_file or self.state_dir / "admin.key"
+
+    @property
+    def worker_key_path(self) -> Path:
+        """Where the workers' key is written at the first start."""
+        return self.worker_key_file or self.state_dir / "worker.key"
+
+    @property
+    def default_limits(self) -> Limits:
+        """Limits of tenants without their own."""
+        return Limits(
+            requests_per_minute=self.default_requests_per_minute,
+            tokens_per_minute=self.default_tokens_per_minute,
+            concurrent_requests=self.default_concurrent_requests,
+            registered_adapters=self.default_registered_adapters,
+            adapter_bytes=self.default_adapter_bytes,
+        )
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can reach an address of the form host:port or unix:path."""
+    if listen.startswith("unix:"):
+        return True
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,117 @@
+"""Edits: each change of an adapter as a pure function from the adapter to the adapter after it.
+
+Knows nothing of Redis; the store commits a result only if nothing changed in between. An edit
+that changes nothing returns an equal adapter.
+"""
+
+from dataclasses import replace
+
+from control_plane.errors import NotFound, StaleRevision
+from control_plane.registry.types import Adapter, NewAdapter, PinTier, ReloadPolicy, Revision
+from control_plane.resolvers.types import Resolved
+
+MAX_REVISIONS = 16  # kept per adapter; the oldest goes first, the current one never
+
+
+def created(new: NewAdapter, resolved: Resolved, now_s: float) -> Adapter:
+    """Return a new adapter with revision 1."""
+    return Adapter(
+        key=new.key,
+        base_model=new.base_model,
+        revisions=(_revision(1, resolved, now_s),),
+        current_revision=1,
+        generation=0,
+        resource_version=0,
+        aliases=tuple(sorted(set(new.aliases))),
+        labels=dict(new.labels),
+        shared_with=tuple(sorted(set(new.shared_with))),
+        reload_policy=new.reload_policy,
+        created_s=now_s,
+        updated_s=now_s,
+    )
+
+
+def repeats(stored: Adapter, fresh: Adapter) -> bool:
+    """Whether registering `fresh` only repeats what made `stored`, even if it was published to since."""
+    declared = replace(
+        fresh,
+        revisions=stored.revisions,
+        current_revision=stored.current_revision,
+        generation=stored.generation,
+        resource_version=stored.resource_version,
+        traffic=stored.traffic,
+        pin=stored.pin,
+        created_s=stored.created_s,
+        updated_s=stored.updated_s,
+    )
+    return declared == stored and _find(stored, fresh.current) is not None
+
+
+def published(
+    adapter: Adapter,
+    resolved: Resolved,
+    expected_revision: int | None,
+    policy: ReloadPolicy | None,
+    now_s: float,
+) -> Adapter:
+    """Return it with the weights as its current revision; the current weights again change nothing."""
+    check_expected(adapter, expected_revision)
+    adapter = replace(adapter, reload_policy=policy or adapter.reload_policy)
+    revision = _revision(adapter.revisions[-1].number + 1, resolved, now_s)
+    if (adapter.current.digest, adapter.current.source) == (revision.digest, revision.source):
+        return adapter
+    kept = adapter.revisions[-(MAX_REVISIONS - 1) :]
+    return replace(adapter, revisions=(*kept, revision), current_revision=revision.number)
+
+
+def rolled_back(adapter: Adapter, number: int, expected_revision: int | None) -> Adapter:
+    """Return it with an older revision current; 0 is the one before the current."""
+    check_expected(adapter, expected_revision)
+    kept = [revision.number for revision in adapter.revisions]
+    if not number:
+        older = [candidate for candidate in kept if candidate < adapter.current_revision]
+        if not older:
+            raise NotFound("revision", f"{adapter.key}@{adapter.current_revision - 1}", "is not kept")
+        number = older[-1]
+    if number not in kept:
+        raise NotFound("revision", f"{adapter.key}@{number}", f"is not kept (there are {kept})")
+    return replace(adapter, current_revision=number)
+
+
+def pinned(adapter: Adapter, tier: PinTier) -> Adapter:
+    """Return it pinned in a tier; NONE takes the pin back."""
+    return replace(adapter, pin=tier)
+
+
+def check_expected(adapter: Adapter, expected_revision: int | None) -> None:
+    """Raise StaleRevision unless the expected revision, if any, is the current one."""
+    if expected_revision not in (None, adapter.current_revision):
+        raise StaleRevision(
+            "adapter",
+            str(adapter.key),
+            f"is at revision {adapter.current_revision}, not the expected {expected_revision}",
+        )
+
+
+def size_bytes(adapter: Adapter | None) -> int:
+    """Bytes of the weight files of all kept revisions."""
+    return sum(revision.size_bytes for revision in adapter.revisions) if adapter else 0
+
+
+def _revision(number: int, resolved: Resolved, now_s: float) -> Revision:
+    return Revision(
+        number=number,
+        digest=resolved.digest,
+        source=resolved.uri,
+        rank=resolved.rank,
+        target_modules=resolved.target_modules,
+        size_bytes=resolved.size_bytes,
+        created_s=now_s,
+    )
+
+
+def _find(adapter: Adapter, wanted: Revision) -> Revision | None:
+    for revision in adapter.revisions:
+        if (revision.digest, revision.source) == (wanted.digest, wanted.source):
+            return revision
+    return None

@@ -1,0 +1,223 @@
+"""Registry: what adapters exist, who may use them, and what each model name means.
+
+Owns the rules of registering, publishing and naming. Knows nothing of workers, quotas of requests
+or gRPC. Invariant: an adapter is stored only after its source was found, read and accepted, and
+every change is one atomic commit over the state it was decided on.
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from dataclasses import replace
+
+from redis.asyncio import Redis
+
+from control_plane.errors import InvalidArgument, NameTaken, NotFound, Refused, StoreUnavailable, Unsupported
+from control_plane.registry import changes, edits, listing, names
+from control_plane.registry.changes import AdapterChange
+from control_plane.registry.store import AdapterStore, CommitConflict, LimitsOf
+from control_plane.registry.types import (
+    Adapter,
+    AdapterKey,
+    NewAdapter,
+    Page,
+    PinTier,
+    ReloadPolicy,
+    Target,
+    TrafficWeight,
+)
+from control_plane.resolvers.chain import ResolverChain
+from control_plane.resolvers.types import Resolved, ResolveRequest
+
+MAX_ATTEMPTS = 32  # commits that lose a race; each lost one means that another won
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Registry:
+    """The adapters of all tenants. Any number of replicas may share one Redis."""
+
+    def __init__(self, redis: Redis, resolvers: ResolverChain, limits_of: LimitsOf | None = None) -> None:
+        self._redis = redis
+        self._store = AdapterStore(redis, limits_of)
+        self._resolvers = resolvers
+
+    async def register(self, new: NewAdapter) -> Adapter:
+        """Read the source and store the adapter with revision 1; return the stored one on a repeat.
+
+        Raises NameTaken (the name exists with other content), Refused, SourceUnavailable,
+        NotFound (no such source), QuotaExceeded, InvalidArgument.
+        """
+        _check_new(new)
+        resolved = await self._resolve(new.key, new.source, new.base_model, new.expected_digest)
+        fresh = edits.created(new, resolved, await self._store.now_s())
+        for _ in range(MAX_ATTEMPTS):
+            stored = await self._store.find(new.key)
+            if stored is not None:
+                if stored.key == new.key and edits.repeats(stored, fresh):
+                    return stored
+                raise NameTaken("adapter", str(new.key), "exists with other content")
+            try:
+                return await self._store.commit(None, fresh)
+            except CommitConflict:
+                continue  # registered in between: compare with what is there now
+        raise _contended(new.key)
+
+    async def get(self, key: AdapterKey) -> Adapter:
+        """Return the adapter that goes by this name or alias; raise NotFound."""
+        adapter = await self._store.find(key)
+        if adapter is None:
+            raise NotFound("adapter", str(key))
+        return adapter
+
+    async def list(
+        self,
+        tenant: str | None,
+        name_prefix: str = "",
+        labels: Mapping[str, str] = {},
+        page_size: int = 100,
+        page_token: str = "",
+    ) -> Page:
+        """Return a page of adapters in order of `tenant/name`; without a tenant, of all tenants."""
+        low, high = listing.bounds(tenant, name_prefix, page_token)
+        return await listing.page(self._store.scan(low, high), name_prefix, labels, page_size)
+
+    async def publish(
+        self,
+        key: AdapterKey,
+        source: str = "",
+        expected_revision: int | None = None,
+        expected_digest: str = "",
+        reload_policy: ReloadPolicy | None = None,
+    ) -> Adapter:
+        """Read the source (default: the current revision's, again) and make it the current revision.
+
+        The same weights from the same source change nothing. Raises StaleRevision unless
+        `expected_revision`, if given, is current; else as `register`.
+        """
+        adapter = await self.get(key)
+        edits.check_expected(adapter, expected_revision)  # before a costly read, and again at the commit
+        resolved = await self._resolve(
+            adapter.key, source or adapter.current.source, adapter.base_model, expected_digest
+        )
+        now_s = await self._store.now_s()
+        return await self._change(
+            key, lambda stored: edits.published(stored, resolved, expected_revision, reload_policy, now_s)
+        )
+
+    async def rollback(
+        self, key: AdapterKey, revision: int = 0, expected_revision: int | None = None
+    ) -> Adapter:
+        """Make a kept revision current; 0 is the one before the current. Raises NotFound, StaleRevision."""
+        return await self._change(key, lambda stored: edits.rolled_back(stored, revision, expected_revision))
+
+    async def set_traffic(self, key: AdapterKey, traffic: tuple[TrafficWeight, ...]) -> Adapter:
+        """Split traffic over revisions: not served yet."""
+        raise Unsupported(f"traffic of adapter {str(key)!r} cannot be split over {len(traffic)} revisions")
+
+    async def pin(self, key: AdapterKey, tier: PinTier) -> Adapter:
+        """Keep the adapter in a tier of its workers; NONE takes the pin back."""
+        return await self._change(key, lambda stored: edits.pinned(stored, tier))
+
+    async def delete(self, key: AdapterKey) -> None:
+        """Delete the adapter with its revisions, names and aliases; raise NotFound."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                await self._store.commit(await self.get(key), None)
+            except CommitConflict:
+                continue
+            return
+        raise _contended(key)
+
+    async def resolve(self, tenant: str, model: str, base_models: Collection[str]) -> Target:
+        """Return what a model name stands for: a base model or one revision of an adapter.
+
+        Raises NotFound when it names nothing, and likewise when the tenant may not use it: whether
+        another tenant has an adapter is not for the caller to learn.
+        """
+        if model in base_models:
+            return Target(model)
+        reference = names.parse_model(tenant, model)
+        adapter = await self._store.find(reference.key) if reference else None
+        if reference is None or adapter is None or not _may_use(tenant, adapter):
+            raise NotFound("model", model)
+        try:
+            revision = adapter.revision(reference.revision or adapter.current_revision)
+        except KeyError:
+            raise NotFound("model", model, "names a revision that is not kept") from None
+        return Target(_base_model(adapter, base_models), adapter, revision)
+
+    def all(self) -> AsyncIterator[Adapter]:
+        """Yield every adapter in order of `tenant/name`; those registered meanwhile may be missed."""
+        return self._store.scan("-", "+")
+
+    async def visible(self, tenant: str) -> AsyncIterator[Adapter]:
+        """Yield the adapters that a tenant may use: its own and those shared with it."""
+        async for adapter in self.all():
+            if _may_use(tenant, adapter):
+                yield adapter
+
+    def changes(self, after: int) -> AsyncGenerator[AdapterChange, None]:
+        """Yield changes after a resource version, for ever; see `registry.changes`.
+
+        To follow the whole state: take `version()`, read `all()`, then changes after that version.
+        What changed during the read comes twice, nothing is missed.
+        """
+        return changes.changes(self._redis, after)
+
+    async def version(self) -> int:
+        """Return the resource version of the last change; 0 before the first."""
+        return await self._store.version()
+
+    async def _change(self, key: AdapterKey, edit: Callable[[Adapter], Adapter]) -> Adapter:
+        """Commit an edit of the stored adapter, made anew whenever another change came first."""
+        now_s = await self._store.now_s()
+        for _ in range(MAX_ATTEMPTS):
+            stored = await self.get(key)
+            changed = edit(stored)
+            if changed == stored:
+                return stored
+            try:
+                return await self._store.commit(stored, replace(changed, updated_s=now_s))
+            except CommitConflict:
+                continue
+        raise _contended(key)
+
+    async def _resolve(self, key: AdapterKey, source: str, base_model: str, expected_digest: str) -> Resolved:
+        if expected_digest and not _DIGEST.fullmatch(expected_digest):
+            raise InvalidArgument("expected_digest", expected_digest, "must be 'sha256:' and 64 hex digits")
+        resolved = await self._resolvers.resolve(
+            ResolveRequest(source=source, tenant=key.tenant, name=key.name, base_model=base_model)
+        )
+        if expected_digest not in ("", resolved.digest):
+            raise Refused(
+                f"{resolved.uri} has the digest {resolved.digest}, not the expected {expected_digest}"
+            )
+        return resolved
+
+
+def _check_new(new: NewAdapter) -> None:
+    names.check_key(new.key)
+    for alias in new.aliases:
+        names.check_name("aliases", alias)
+    for tenant in new.shared_with:
+        names.check_name("shared_with", tenant)
+
+
+def _may_use(tenant: str, adapter: Adapter) -> bool:
+    return tenant == adapter.key.tenant or tenant in adapter.shared_with
+
+
+def _base_model(adapter: Adapter, base_models: Collection[str]) -> str:
+    """Return the adapter's base model; one registered without it belongs to the only one served."""
+    if adapter.base_model or not base_models:
+        return adapter.base_model
+    if len(base_models) > 1:
+        raise InvalidArgument(
+            "base_model",
+            "",
+            f"must be named for adapter {str(adapter.key)!r}: {sorted(base_models)} are served",
+        )
+    return next(iter(base_models))
+
+
+def _contended(key: AdapterKey) -> StoreUnavailable:
+    return StoreUnavailable(f"adapter {str(key)!r} changed {MAX_ATTEMPTS} times while it was being changed")

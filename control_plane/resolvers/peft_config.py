@@ -1,0 +1,58 @@
+"""What the control plane reads of a PEFT `adapter_config.json`.
+
+Owns what makes a config refusable without its weights; which options the kernels support is for
+workers to say.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from control_plane.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class PeftConfig:
+    """The part of an adapter's config that the registry keeps."""
+
+    rank: int  # the largest of any module
+    target_modules: tuple[str, ...]
+    base_model: str  # empty: not said
+
+
+def parse_config(where: str, content: bytes) -> PeftConfig:
+    """Read the file's content; raise Refused naming the option and its value."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{where} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise Refused(f"{where} must hold a JSON object, not {type(config).__name__}")
+    if config.get("peft_type") != "LORA":
+        raise Refused(f"{where}: peft_type is {config.get('peft_type')!r}, only 'LORA' is served")
+    base_model = config.get("base_model_name_or_path") or ""
+    if not isinstance(base_model, str):
+        raise Refused(f"{where}: base_model_name_or_path must be a string, not {base_model!r}")
+    return PeftConfig(_rank(where, config), _target_modules(where, config), base_model)
+
+
+def _rank(where: str, config: dict[str, Any]) -> int:
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise Refused(f"{where}: rank_pattern must be a JSON object, not {pattern!r}")
+    ranks: dict[str, Any] = {"r": config.get("r")} | {
+        f"rank_pattern[{key!r}]": rank for key, rank in pattern.items()
+    }
+    for option, rank in ranks.items():
+        if type(rank) is not int or rank < 1:  # a bool is an int, and no rank
+            raise Refused(f"{where}: {option} must be a positive integer, not {rank!r}")
+    return int(max(ranks.values()))
+
+
+def _target_modules(where: str, config: dict[str, Any]) -> tuple[str, ...]:
+    modules = config.get("target_modules") or []
+    if isinstance(modules, str):
+        return (modules,)
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        raise Refused(f"{where}: target_modules must be a string or a list of strings, not {modules!r}")
+    return tuple(sorted(modules))

@@ -1,0 +1,39 @@
+"""Keys: the name of everything in Redis, in one place.
+
+Owns the layout of the keyspace, not the format of any value. Keys that one script touches share
+a hash tag (the part in braces), so that they live on one node of a cluster: the whole registry
+under one tag, quotas under one tag a tenant.
+"""
+
+REGISTRY_ADAPTERS = "lp:{registry}:adapters"  # hash  tenant/name → stored adapter
+REGISTRY_NAMES = "lp:{registry}:names"  # hash  tenant/name-or-alias → tenant/name
+REGISTRY_INDEX = "lp:{registry}:index"  # zset  tenant/name, all of score 0: the order of listings
+REGISTRY_VERSION = "lp:{registry}:version"  # integer: the last change's number
+REGISTRY_CHANGES = "lp:{registry}:changes"  # stream: one entry a change, its id is `<version>-0`
+QUOTA_INDEX = "lp:{quotas}:index"  # zset  tenant/adapter with limits of their own, score 0
+ACCESS_KEYS = "lp:{access}:keys"  # hash  key id → stored API key
+ACCESS_GRANT_KEY = "lp:{access}:grant-key"  # string: the private key that signs grants
+
+
+def registry_held(tenant: str) -> str:
+    """Hash of what a tenant has registered: fields `adapters` and `bytes`."""
+    return f"lp:{{registry}}:held:{tenant}"
+
+
+def quota_totals(tenant: str) -> str:
+    """Hash of what a tenant has used, ever."""
+    return f"lp:{{quota:{tenant}}}:totals"
+
+
+def quota_reservation(tenant: str, request_id: str) -> str:
+    """Hash of one admitted request; expires."""
+    return f"lp:{{quota:{tenant}}}:request:{request_id}"
+
+
+def quota_scope(tenant: str, adapter: str = "") -> tuple[str, str, str]:
+    """Keys of one set of limits, of a tenant or of one of its adapters.
+
+    Hash of limits · hash of bucket levels · zset of requests in flight by expiry.
+    """
+    scope = f"lp:{{quota:{tenant}}}:{adapter}"
+    return f"{scope}:limits", f"{scope}:buckets", f"{scope}:inflight"

@@ -1,0 +1,149 @@
+"""Directory: the workers as Redis knows them, the same for every control-plane replica.
+
+Owns the records, their leases (on the store's clock) and the stream of changes. Knows no streams
+and no commands. Invariant: only the session that said hello last speaks for a worker; an older
+one learns from its next report that it was replaced.
+"""
+
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from control_plane.errors import NotFound
+from control_plane.store.client import dedicated
+from control_plane.store.script import Script
+from control_plane.workers import convert, keys
+from control_plane.workers.types import Worker, WorkerState
+from protos.fleet.v1 import fleet_pb2
+
+_LUA = Path(__file__).parent / "lua"
+_HELLO = Script(_LUA / "hello.lua")
+_REPORT = Script(_LUA / "report.lua")
+_LOSE = Script(_LUA / "lose.lua")
+_INTEND = Script(_LUA / "intend.lua")
+_READ = Script(_LUA / "read.lua", read_only=True)
+
+RETENTION_MS = 7 * 24 * 3600 * 1000  # a lost worker stays visible for a week
+MAX_CHANGES = 4096  # a reader further behind reads everything anew
+BLOCK_MS = 2000  # below the client's reply timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A worker's record and how long its lease still runs, in seconds."""
+
+    worker: Worker
+    lease_left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A worker's lease was renewed for so many seconds; nothing else changed."""
+
+    worker_id: str
+    lease_left_s: float
+
+
+class Directory:
+    """Reads and writes worker records."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def hello(self, worker: Worker, *, lease_s: float) -> None:
+        """Store a worker and make its session the one that speaks for it."""
+        record = (keys.worker(worker.worker_id), keys.WORKER_IDS, keys.WORKER_CHANGES)
+        body = _body(worker)
+        arguments = (worker.worker_id, worker.session, worker.replica, body, _ms(lease_s))
+        await _HELLO.run(self._redis, record, (*arguments, RETENTION_MS, MAX_CHANGES))
+
+    async def report(self, worker: Worker, *, changed: bool, lease_s: float) -> bool:
+        """Renew the lease and store what changed; False when another session speaks for the worker."""
+        arguments = (worker.worker_id, worker.session, _body(worker) if changed else "", _ms(lease_s))
+        record = (keys.worker(worker.worker_id), keys.WORKER_CHANGES)
+        return bool(await _REPORT.run(self._redis, record, (*arguments, RETENTION_MS, MAX_CHANGES)))
+
+    async def lose(self, worker: Worker) -> None:
+        """End the lease of a worker whose stream died, unless a newer session speaks for it."""
+        record = (keys.worker(worker.worker_id), keys.WORKER_CHANGES)
+        await _LOSE.run(self._redis, record, (worker.worker_id, worker.session, MAX_CHANGES))
+
+    async def intend(self, worker_id: str, state: WorkerState) -> None:
+        """Cordon, drain or uncordon; raise NotFound."""
+        record = (keys.worker(worker_id), keys.WORKER_CHANGES)
+        if not await _INTEND.run(self._redis, record, (worker_id, state.value, MAX_CHANGES)):
+            raise NotFound("worker", worker_id)
+
+    async def read(self, worker_id: str) -> Sighting:
+        """Return a worker as it is stored now; raise NotFound."""
+        now_ms, session, replica, body, intent, lease_ms, report_ms = await _READ.run(
+            self._redis, (keys.worker(worker_id),)
+        )
+        if not body:
+            raise NotFound("worker", worker_id)
+        lease_left_s = max(0.0, (int(lease_ms) - int(now_ms)) / 1000)
+        worker = convert.worker_from_proto(fleet_pb2.Worker.FromString(base64.b64decode(body)))
+        worker = replace(
+            worker,
+            session=session,
+            replica=replica,
+            state=WorkerState(intent or "ready") if lease_left_s else WorkerState.LOST,
+            last_report_s=int(report_ms) / 1000,
+            lease_expires_s=int(lease_ms) / 1000,
+        )
+        return Sighting(worker, lease_left_s)
+
+    async def worker_ids(self) -> list[str]:
+        """Return the ids of all workers, also of lost ones."""
+        # redis-py annotates the return as a union with its synchronous client's.
+        ids: Any = self._redis.smembers(keys.WORKER_IDS)
+        return sorted(await ids)
+
+    async def position(self) -> str:
+        """Return where the stream of changes ends now."""
+        entries: Any = await self._redis.xrevrange(keys.WORKER_CHANGES, count=1)
+        return str(entries[0][0]) if entries else "0-0"
+
+    async def changes(self, position: str) -> AsyncIterator[Sighting | Renewal]:
+        """Yield every change after a position, for ever."""
+        reader = dedicated(self._redis)
+        try:
+            while True:
+                streams: Any = await reader.xread({keys.WORKER_CHANGES: position}, count=256, block=BLOCK_MS)
+                for position, entry in entries_of(streams):  # noqa: B007, PLR1704
+                    change = await self._change(entry)
+                    if change is not None:
+                        yield change
+        finally:
+            await reader.aclose()
+
+    async def _change(self, entry: dict[str, str]) -> Sighting | Renewal | None:
+        if entry["what"] == "lease":
+            return Renewal(entry["worker"], int(entry["lease_ms"]) / 1000)
+        try:
+            return await self.read(entry["worker"])
+        except NotFound:
+            return None  # its retention ended since
+
+
+def entries_of(reply: Any) -> list[tuple[str, dict[str, str]]]:
+    """Return the entries in a reply of XREAD on one stream."""
+    if not reply:
+        return []
+    # A list of pairs under RESP2; a mapping, its entries nested once more, under RESP3.
+    if isinstance(reply, dict):
+        return [entry for batches in reply.values() for entries in batches for entry in entries]
+    return list(reply[0][1])
+
+
+def _body(worker: Worker) -> str:
+    # Base64, because the client decodes every reply as text.
+    return base64.b64encode(convert.worker_to_proto(worker).SerializeToString()).decode()
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,167 @@
+"""Fleet: this replica's copy of all workers, kept by the directory's stream of changes.
+
+Every request reads it, so it is in memory and always a whole worker, never half an update. Owns
+when a lease has run out here: measured on the local clock from the moment a renewal arrived, so
+clocks of machines need not agree. Invariant: a worker whose lease ran out is LOST in here even
+when Redis is silent.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+from control_plane.errors import NotFound
+from control_plane.workers.directory import Directory, Renewal, Sighting
+from control_plane.workers.outage import ride_out
+from control_plane.workers.types import HeldBytes, Worker, WorkerState
+
+
+class Fleet:
+    """All workers as last heard of."""
+
+    def __init__(self, directory: Directory, clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._workers: dict[str, Worker] = {}
+        self._leases: dict[str, float] = {}  # worker → end of its lease on the local clock; live ones only
+        self._leases_changed = asyncio.Event()
+        self._watchers: set[_Watcher] = set()
+        self._known = asyncio.Event()
+
+    def workers(self) -> list[Worker]:
+        """Return all workers by id, lost ones too."""
+        return [self._workers[worker_id] for worker_id in sorted(self._workers)]
+
+    def get(self, worker_id: str) -> Worker:
+        """Return one worker; raise NotFound."""
+        try:
+            return self._workers[worker_id]
+        except KeyError:
+            raise NotFound("worker", worker_id) from None
+
+    def base_models(self) -> set[str]:
+        """Return the models that workers serve or, when lost, served."""
+        return {worker.base_model for worker in self._workers.values()}
+
+    def base_workers(self) -> list[Worker]:
+        """Return one worker of each base model, live ones first."""
+        by_model: dict[str, Worker] = {}
+        for worker in sorted(self.workers(), key=lambda worker: not worker.live):
+            by_model.setdefault(worker.base_model, worker)
+        return list(by_model.values())
+
+    def only_base_model(self) -> str:
+        """Return the base model when all workers serve one; else nothing."""
+        models = self.base_models()
+        return models.pop() if len(models) == 1 else ""
+
+    def held_bytes(self, tenant: str) -> HeldBytes:
+        """Return what live workers hold of a tenant's adapters."""
+        held = [
+            adapter
+            for worker in self._workers.values()
+            if worker.live
+            for adapter in worker.status.adapters
+            if adapter.key.tenant == tenant
+        ]
+        return HeldBytes(sum(one.slot_bytes for one in held), sum(one.cpu_bytes for one in held))
+
+    async def known(self) -> None:
+        """Wait until the present state was read once."""
+        await self._known.wait()
+
+    async def watch(self) -> AsyncIterator[Worker]:
+        """Yield every worker, then each one again when it changed. A slow reader skips states."""
+        watcher = _Watcher(self._workers)
+        self._watchers.add(watcher)
+        try:
+            while True:
+                for worker_id in await watcher.take():
+                    yield self._workers[worker_id]
+        finally:
+            self._watchers.discard(watcher)
+
+    async def run(self) -> None:
+        """Follow the directory until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ride_out("fleet", self._follow))
+            tasks.create_task(self._expire())
+
+    async def refresh(self, worker_id: str) -> None:
+        """Read one worker now, ahead of its change in the stream."""
+        self._apply(await self._directory.read(worker_id))
+
+    async def _follow(self) -> None:
+        position = await self._directory.position()
+        for worker_id in await self._directory.worker_ids():
+            try:
+                self._apply(await self._directory.read(worker_id))
+            except NotFound:
+                continue  # its retention ended
+        self._known.set()
+        async for change in self._directory.changes(position):
+            if isinstance(change, Sighting):
+                self._apply(change)
+            else:
+                self._renew(change)
+
+    def _apply(self, sighting: Sighting) -> None:
+        worker = sighting.worker
+        self._workers[worker.worker_id] = worker
+        self._extend(worker.worker_id, sighting.lease_left_s)
+        self._announce(worker.worker_id)
+
+    def _renew(self, renewal: Renewal) -> None:
+        worker = self._workers.get(renewal.worker_id)
+        # A lost worker comes back by its hello, which is a whole record.
+        if worker is not None and worker.live:
+            self._extend(renewal.worker_id, renewal.lease_left_s)
+
+    def _extend(self, worker_id: str, lease_left_s: float) -> None:
+        if lease_left_s > 0:
+            self._leases[worker_id] = self._clock() + lease_left_s
+        else:
+            self._leases.pop(worker_id, None)
+        self._leases_changed.set()
+
+    async def _expire(self) -> None:
+        while True:
+            self._leases_changed.clear()
+            earliest = min(self._leases.values(), default=None)
+            try:
+                async with asyncio.timeout(None if earliest is None else max(0, earliest - self._clock())):
+                    await self._leases_changed.wait()
+            except TimeoutError:
+                self.expire()
+
+    def expire(self) -> None:
+        """Mark every worker whose lease ran out as lost."""
+        now = self._clock()
+        for worker_id in [worker_id for worker_id, end in self._leases.items() if end <= now]:
+            del self._leases[worker_id]
+            self._workers[worker_id] = replace(self._workers[worker_id], state=WorkerState.LOST)
+            self._announce(worker_id)
+
+    def _announce(self, worker_id: str) -> None:
+        for watcher in self._watchers:
+            watcher.tell(worker_id)
+
+
+class _Watcher:
+    """The workers one reader has not seen yet: bounded by their number, however slow it is."""
+
+    def __init__(self, worker_ids: dict[str, Worker]) -> None:
+        self._pending = dict.fromkeys(sorted(worker_ids))
+        self._told = asyncio.Event()
+        if self._pending:
+            self._told.set()
+
+    def tell(self, worker_id: str) -> None:
+        self._pending[worker_id] = None
+        self._told.set()
+
+    async def take(self) -> list[str]:
+        await self._told.wait()
+        self._told.clear()
+        taken, self._pending = list(self._pending), {}
+        return taken

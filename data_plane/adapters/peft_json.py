@@ -1,0 +1,172 @@
+"""adapter_config.json as PEFT writes it: what is understood, and a refusal for all the rest.
+
+Every key is either used, known to matter only in training, or refused by name: an option that is
+silently ignored would compute other numbers than the adapter was trained for.
+"""
+
+import json
+from dataclasses import dataclass
+
+from data_plane.adapters.patterns import why_unsafe
+from data_plane.adapters.peft_config import PeftConfig
+from data_plane.errors import AdapterRefused
+
+FILE_NAME = "adapter_config.json"
+MAX_ALPHA = 1e9
+
+# They change how weights are found in training, not what the saved weights compute.
+TRAINING_ONLY = frozenset(
+    {
+        "task_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "lora_dropout",
+        "megatron_core",
+        "eva_config",
+        "qalora_group_size",
+        "fan_in_fan_out",
+    }
+)
+# Initialisations that leave the base weights alone; PiSSA, OLoRA and their kin replace them.
+INNOCENT_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Options that change the computation and are not served: absent, null, false or empty only.
+NOT_SERVED = frozenset(
+    {
+        "use_dora",
+        "lora_bias",
+        "modules_to_save",
+        "megatron_config",
+        "trainable_token_indices",
+        "loftq_config",
+        "corda_config",
+        "lora_ga_config",
+        "velora_config",
+        "alora_invocation_tokens",
+        "use_qalora",
+        "monteclora_config",
+        "layer_replication",
+        "target_parameters",
+        "use_bdlora",
+        "arrow_config",
+        "kasa_config",
+        "ensure_weight_tying",
+    }
+)
+USED = frozenset(
+    {
+        "peft_type",
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "bias",
+        "init_lora_weights",
+    }
+)
+
+
+def parse_peft_config(data: bytes) -> PeftConfig:
+    """Parse the bytes of an adapter_config.json; refuse what is unknown, unsupported or ill-typed."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise AdapterRefused(f"{FILE_NAME} is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise AdapterRefused(f"{FILE_NAME} is not a JSON object")
+    _refuse_options(raw)
+    fields = _Fields(raw)
+    config = PeftConfig(
+        r=fields.rank("r", raw.get("r")),
+        lora_alpha=fields.number("lora_alpha", raw.get("lora_alpha")),
+        use_rslora=bool(raw.get("use_rslora")),
+        rank_pattern={k: fields.rank(f"rank_pattern.{k}", v) for k, v in fields.mapping("rank_pattern")},
+        alpha_pattern={k: fields.number(f"alpha_pattern.{k}", v) for k, v in fields.mapping("alpha_pattern")},
+        target_modules=fields.names("target_modules"),
+        exclude_modules=fields.names("exclude_modules"),
+        layers_to_transform=fields.layers("layers_to_transform"),
+        layers_pattern=fields.list("layers_pattern"),
+    )
+    if not config.target_modules:
+        raise AdapterRefused(f"{FILE_NAME}: target_modules names no module")
+    _refuse_bad_patterns(config)
+    return config
+
+
+def _refuse_options(raw: dict[str, object]) -> None:
+    if raw.get("peft_type") != "LORA":
+        raise AdapterRefused(f"{FILE_NAME}: peft_type {raw.get('peft_type')!r} is not LORA")
+    for name, value in raw.items():
+        if name in NOT_SERVED and value:
+            raise AdapterRefused(f"{FILE_NAME}: {name}={value!r} is not supported")
+        if name not in NOT_SERVED | TRAINING_ONLY | USED:
+            raise AdapterRefused(f"{FILE_NAME}: option {name!r} is unknown")
+    if raw.get("bias", "none") != "none":
+        raise AdapterRefused(f"{FILE_NAME}: bias={raw['bias']!r} is not supported, only 'none'")
+    if raw.get("init_lora_weights") not in INNOCENT_INITS:
+        raise AdapterRefused(
+            f"{FILE_NAME}: init_lora_weights={raw['init_lora_weights']!r} changes the base weights; "
+            "convert the adapter to plain LoRA"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Typed access to the raw object; every refusal names field, value and rule."""
+
+    raw: dict[str, object]
+
+    def rank(self, name: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise _wrong(name, value, "must be a whole number of at least 1")
+        return value
+
+    def number(self, name: str, value: object) -> float:
+        # Compared, not converted: a whole number of JSON may be too large for a float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_ALPHA:
+            raise _wrong(name, value, f"must be a number of at most {MAX_ALPHA:g} in size")
+        return float(value)
+
+    def mapping(self, name: str) -> list[tuple[str, object]]:
+        value = self.raw.get(name) or {}
+        if not isinstance(value, dict):
+            raise _wrong(name, value, "must be an object")
+        return list(value.items())
+
+    def names(self, name: str) -> str | tuple[str, ...]:
+        value = self.raw.get(name) or ()
+        return value if isinstance(value, str) else self.list(name)
+
+    def list(self, name: str) -> tuple[str, ...]:
+        value = self.raw.get(name) or ()
+        items = (value,) if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise _wrong(name, value, "must be a string or a list of strings")
+        return tuple(items)
+
+    def layers(self, name: str) -> tuple[int, ...]:
+        value = self.raw.get(name)
+        items = [] if value is None else value if isinstance(value, list) else [value]
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            raise _wrong(name, value, "must be a whole number or a list of them")
+        return tuple(items)
+
+
+def _wrong(name: str, value: object, rule: str) -> AdapterRefused:
+    return AdapterRefused(f"{FILE_NAME}: {name} {value!r} {rule}")
+
+
+def _refuse_bad_patterns(config: PeftConfig) -> None:
+    patterns = [*config.rank_pattern, *config.alpha_pattern, *config.layers_pattern]
+    patterns += [names for names in (config.target_modules, config.exclude_modules) if isinstance(names, str)]
+    for pattern in patterns:
+        reason = why_unsafe(pattern)
+        if reason:
+            raise AdapterRefused(f"{FILE_NAME}: {pattern!r} {reason}")

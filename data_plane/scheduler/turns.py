@@ -1,0 +1,139 @@
+"""Turns: which adapters get the slots when more wait than there are slots.
+
+Owns the queue of adapters that wait for a slot and which residents drain; knows nothing of blocks
+or chunks. A resident that keeps getting requests may be used for `turn_steps` steps from its
+first admission; after that, if another adapter is ready and finds no room, the resident with the
+least work left drains: it admits nobody until its slot has gone to the next in the queue, and then
+queues up itself. So an adapter waits at most for those before it, each a turn and one request long.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice, zip_longest
+
+from data_plane.adapters.lifecycle import AdapterManager, Place
+from data_plane.scheduler.fairness import VirtualCounters
+from data_plane.scheduler.lanes import Lanes
+from data_plane.scheduler.request import Request
+
+TURN_STEPS = 32
+
+
+class SlotTurns:
+    """Adapters taking turns in the slots."""
+
+    def __init__(
+        self,
+        adapters: AdapterManager,
+        lanes: Lanes,
+        counters: VirtualCounters,
+        *,
+        turn_steps: int = TURN_STEPS,
+    ) -> None:
+        self._adapters = adapters
+        self._lanes = lanes
+        self._counters = counters
+        self._turn_steps = turn_steps
+        self._queue: dict[str, None] = {}  # an ordered set: who waits for a slot, first come first
+        self._since: dict[str, int] = {}  # step of the first admission of the turn
+        self._draining: set[str] = set()
+        self._blocked: Counter[str] = Counter()  # by a command: an eviction or a reload that drains
+        self._step = 0
+
+    def block(self, digest: str) -> None:
+        """Admit no request of this adapter until `unblock`."""
+        self._blocked[digest] += 1
+
+    def unblock(self, digest: str) -> None:
+        """Take one `block` back."""
+        self._blocked[digest] -= 1
+        self._blocked += Counter()  # drops what is no longer above zero
+
+    def enqueue(self, digest: str) -> None:
+        """A request waits for this adapter, which may be in no slot."""
+        if digest not in self._adapters.slots:
+            self._queue.setdefault(digest)
+
+    def admitted(self, digest: str) -> None:
+        """A request of this adapter begins; the first begins its turn."""
+        self._since.setdefault(digest, self._step)
+
+    def admissible(self) -> list[str]:
+        """Residents whose requests may begin."""
+        return [
+            digest
+            for digest in self._adapters.slots
+            if digest not in self._draining and digest not in self._blocked
+        ]
+
+    def kept(self) -> set[str]:
+        """Residents that are not evicted although nobody leases them: requests are about to."""
+        return {digest for digest in self.admissible() if self._lanes.waits_for(digest)}
+
+    def advance(self, running: Iterable[Request]) -> None:
+        """One step has passed: bring waiting adapters towards slots, and make room when it is time."""
+        self._step += 1
+        self._notice_evictions()
+        if not self._queue:
+            self._draining.clear()
+            return
+        # Again after draining: a resident that nobody leases leaves at once.
+        while (lacking := self._place_next()) and self._drain(lacking, running):
+            pass
+
+    def _notice_evictions(self) -> None:
+        slots = self._adapters.slots
+        for digest in [digest for digest in self._since if digest not in slots]:
+            del self._since[digest]
+            self._draining.discard(digest)
+            if self._lanes.waits_for(digest):
+                self._queue.setdefault(digest)
+        for digest in [
+            digest for digest in self._queue if digest in slots or not self._lanes.waits_for(digest)
+        ]:
+            del self._queue[digest]
+
+    def _place_next(self) -> int:
+        """Move the next adapters on; how many of them are ready but find no room."""
+        lacking = 0
+        kept = self.kept()
+        for request in self._next():
+            if request.source is not None:
+                lacking += self._adapters.place(request.source, kept) is Place.NO_ROOM
+        return lacking
+
+    def _next(self) -> list[Request]:
+        """The first request of each adapter that may take a slot next, one tenant after the other."""
+        # No more than could be in slots and cache at once: reading further ahead would evict what
+        # was read before it is used.
+        count = min(self._adapters.slots.num_slots, self._adapters.cache.max_adapters)
+        heads: dict[str, list[Request]] = {}
+        for digest in self._queue:
+            request = None if digest in self._blocked else self._lanes.head(digest)
+            if request is not None:
+                heads.setdefault(request.tenant, []).append(request)
+        tenants = sorted(heads, key=self._counters.served)
+        rounds = zip_longest(*(heads[tenant] for tenant in tenants))
+        return list(islice((request for each in rounds for request in each if request), count))
+
+    def _drain(self, lacking: int, running: Iterable[Request]) -> bool:
+        """Have as many residents drain as are lacking; whether one of them can leave at once."""
+        slots = self._adapters.slots
+        missing = lacking - sum(slots.leases(digest) > 0 for digest in self._draining)
+        candidates = [digest for digest in self.admissible() if self._turn_is_over(digest)]
+        if missing <= 0 or not candidates:
+            return False
+        left: Counter[str | None] = Counter()
+        for request in running:
+            left[request.digest] += request.remaining_tokens
+        chosen = sorted(candidates, key=lambda digest: left[digest])[:missing]
+        self._draining.update(chosen)
+        return any(slots.leases(digest) == 0 for digest in chosen)
+
+    def _turn_is_over(self, digest: str) -> bool:
+        since = self._since.get(digest)
+        return (
+            since is not None
+            and self._step - since >= self._turn_steps
+            and not self._adapters.slots.is_pinned(digest)
+        )

@@ -1,0 +1,259 @@
+"""FakeWorker: a worker without a model: real gRPC, the real protocol, scripted answers.
+
+It says hello, keeps what it is told to hold, answers commands, and serves Generate with tokens it
+makes up. What a test wants otherwise it sets in `Script`. Also the worker of simulations.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from protos.fleet.v1 import fleet_pb2 as fleet
+from protos.inference.v1 import inference_pb2 as inference
+from protos.inference.v1 import inference_pb2_grpc
+from protos.sync.v1 import sync_pb2 as sync
+from protos.sync.v1 import sync_pb2_grpc
+
+BASE_MODEL = "smollm2-135m-instruct"
+_instances = itertools.count(1)
+
+
+@dataclass
+class Script:
+    """How a worker behaves."""
+
+    num_tokens: int = 3
+    hold_after: int | None = None  # send so many deltas, then wait until cancelled
+    refuse: Callable[[sync.Command], sync.Nack | None] = lambda command: None
+    answers: bool = True  # commands at all
+    reports: bool = True  # heartbeats at all
+    status_error: grpc.StatusCode | None = None  # Generate fails with it, and with details
+    error_after: int = 0  # deltas before that
+
+
+@dataclass
+class FakeWorker:
+    """One worker; `run` serves it for the time of a block."""
+
+    control_plane: str
+    key: str
+    worker_id: str = "worker-0"
+    script: Script = field(default_factory=Script)
+    cpu_bytes: int = 1 << 30
+    max_cpu_loras: int = 0
+    base_model: str = BASE_MODEL
+    held: dict[str, fleet.HeldAdapter] = field(default_factory=dict)
+    commands: list[sync.Command] = field(default_factory=list)
+    leases: list[sync.Lease] = field(default_factory=list)
+    metadata: list[dict[str, str]] = field(default_factory=list)  # of Generate calls
+    deadlines: list[float | None] = field(default_factory=list)
+    requests: list[inference.GenerateRequest] = field(default_factory=list)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    streaming: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # the Sync stream has ended
+    last_error: grpc.aio.AioRpcError | None = None
+    instance_id: str = field(default_factory=lambda: f"instance-{next(_instances)}")
+
+    def __post_init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._outbox: asyncio.Queue[sync.WorkerMessage] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator["FakeWorker"]:
+        """Serve Inference and keep one Sync stream until the block ends."""
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        inference_pb2_grpc.add_InferenceServicer_to_server(_Inference(self), self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        await self._server.start()
+        self._channel = grpc.aio.insecure_channel(self.control_plane)
+        self._tasks = [asyncio.create_task(self._sync())]
+
+    async def stop(self) -> None:
+        """End as a killed process would: streams break, nothing is said."""
+        await self.disconnect()
+        await self._server.stop(None)
+        await self._channel.close()
+
+    async def disconnect(self) -> None:
+        """End the Sync stream; Inference goes on."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _sync(self) -> None:
+        self._outbox.put_nowait(sync.WorkerMessage(hello=self._hello()))
+        stub = sync_pb2_grpc.WorkerSyncStub(self._channel)
+        call = stub.Sync(self._messages(), metadata=(("authorization", f"Bearer {self.key}"),))
+        reporting = asyncio.create_task(self._report())
+        try:
+            async for message in call:
+                if message.HasField("lease"):
+                    self.leases.append(message.lease)
+                    self._changed.set()
+                else:
+                    self._carry_out(message.command)
+        except grpc.aio.AioRpcError as error:
+            self.last_error = error
+        finally:
+            call.cancel()
+            reporting.cancel()
+            self.left.set()
+
+    async def _messages(self) -> AsyncIterator[sync.WorkerMessage]:
+        while True:
+            yield await self._outbox.get()
+
+    async def _report(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self.script.reports:
+                observed = sync.ObservedState(status=self.status())
+                self._outbox.put_nowait(sync.WorkerMessage(observed=observed))
+
+    def _hello(self) -> sync.Hello:
+        return sync.Hello(
+            worker_id=self.worker_id,
+            instance_id=self.instance_id,
+            address=self.address,
+            base_model=self.base_model,
+            base_model_digest="sha256:base",
+            capacity=fleet.Capacity(
+                max_loras=4,
+                max_lora_rank=64,
+                cpu_bytes=self.cpu_bytes,
+                max_cpu_loras=self.max_cpu_loras,
+                max_num_seqs=16,
+                max_model_len=2048,
+            ),
+        )
+
+    def status(self) -> fleet.WorkerStatus:
+        """What it holds."""
+        adapters = list(self.held.values())
+        return fleet.WorkerStatus(adapters=adapters, cpu_bytes_used=sum(held.cpu_bytes for held in adapters))
+
+    def _carry_out(self, command: sync.Command) -> None:
+        self.commands.append(command)
+        if not self.script.answers:
+            return
+        nack = self._stale(command) or self.script.refuse(command)
+        if nack is not None:
+            nack.command_id = command.command_id
+            self._outbox.put_nowait(sync.WorkerMessage(nack=nack))
+            return
+        size_bytes = self._apply(command)
+        self._changed.set()
+        ack = sync.Ack(command_id=command.command_id, elapsed_s=0.001, size_bytes=size_bytes)
+        self._outbox.put_nowait(sync.WorkerMessage(ack=ack))
+
+    def _stale(self, command: sync.Command) -> sync.Nack | None:
+        newest = max((lease.fencing_token for lease in self.leases), default=0)
+        if command.fencing_token >= newest:
+            return None
+        return sync.Nack(reason=f"token {command.fencing_token} is older than {newest}", terminal=True)
+
+    def _apply(self, command: sync.Command) -> int:
+        match command.WhichOneof("action"):
+            case "load":
+                return self._hold(command.load.adapter)
+            case "reload":
+                self.held = {
+                    digest: held
+                    for digest, held in self.held.items()
+                    if (held.tenant, held.name)
+                    != (command.reload.adapter.tenant, command.reload.adapter.name)
+                }
+                return self._hold(command.reload.adapter)
+            case "evict":
+                held = self.held.pop(command.evict.digest, None)
+                return held.cpu_bytes if held else 0
+            case "pin":
+                self.held[command.pin.digest].pinned = bool(command.pin.tier)
+        return 0
+
+    def _hold(self, source: sync.AdapterSource) -> int:
+        self.held[source.digest] = fleet.HeldAdapter(
+            tenant=source.tenant,
+            name=source.name,
+            revision=source.revision,
+            digest=source.digest,
+            rank=source.rank,
+            tier=inference.TIER_CPU,
+            size_bytes=source.size_bytes,
+            cpu_bytes=source.size_bytes,
+        )
+        return source.size_bytes
+
+    def verbs(self) -> list[str]:
+        """The kinds of the commands it got, in order."""
+        return [command.WhichOneof("action") or "" for command in self.commands]
+
+
+class _Inference(inference_pb2_grpc.InferenceServicer):
+    def __init__(self, worker: FakeWorker) -> None:
+        self._worker = worker
+
+    async def Generate(self, request, context):  # type: ignore[no-untyped-def]
+        worker, script = self._worker, self._worker.script
+        worker.requests.append(request)
+        worker.metadata.append(dict(context.invocation_metadata() or ()))
+        worker.deadlines.append(context.time_remaining())
+        try:
+            if script.status_error is not None and not script.error_after:
+                await _fail(context, script.status_error)
+            yield inference.GenerateResponse(
+                started=inference.Started(
+                    worker_id=worker.worker_id, base_model=worker.base_model, prompt_tokens=5
+                )
+            )
+            for number in range(script.num_tokens):
+                if script.hold_after == number:
+                    worker.streaming.set()
+                    await asyncio.Event().wait()
+                if script.status_error is not None and script.error_after == number:
+                    await _fail(context, script.status_error)
+                yield inference.GenerateResponse(
+                    delta=inference.Delta(text=f"t{number} ", token_ids=[number + 1])
+                )
+            yield inference.GenerateResponse(
+                finished=inference.Finished(
+                    choices=[inference.FinishedChoice(reason=inference.FINISH_REASON_LENGTH)],
+                    usage=inference.Usage(prompt_tokens=5, completion_tokens=script.num_tokens),
+                )
+            )
+        except asyncio.CancelledError:
+            worker.cancelled.set()
+            raise
+
+    async def Tokenize(self, request, context):  # type: ignore[no-untyped-def]
+        self._worker.metadata.append(dict(context.invocation_metadata() or ()))
+        return inference.TokenizeResponse(token_ids=list(request.text.encode()), max_model_len=2048)
+
+    async def ListModels(self, request, context):  # type: ignore[no-untyped-def]
+        return inference.ListModelsResponse()
+
+
+async def _fail(context: grpc.aio.ServicerContext, code: grpc.StatusCode) -> None:
+    packed = AnyMessage()
+    packed.Pack(error_details_pb2.ErrorInfo(reason="Scripted", domain="loraplane.worker"))
+    number = code.value[0]
+    status = status_pb2.Status(code=number or code_pb2.UNKNOWN, message="scripted", details=[packed])
+    await context.abort_with_status(rpc_status.to_status(status))

@@ -1,0 +1,51 @@
+"""Settings: what is read from where, and what stops a start."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from control_plane.config import ControlSettings
+
+
+def test_lists_in_the_environment_are_separated_as_paths_and_names_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LORAPLANE_ADAPTER_ROOTS", "/a:/b")
+    monkeypatch.setenv("LORAPLANE_RESOLVERS", "filesystem")
+    settings = ControlSettings()
+    assert settings.adapter_roots == (Path("/a"), Path("/b"))
+    assert settings.resolvers == ("filesystem",)
+
+
+def test_no_roots_are_no_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAPLANE_ADAPTER_ROOTS", "")
+    assert ControlSettings().adapter_roots == ()
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8470", "[::]:8470", "example.org:8470", "10.0.0.1:8470"])
+def test_listening_beyond_this_machine_without_tls_is_refused(listen: str) -> None:
+    with pytest.raises(ValidationError, match="allow_insecure"):
+        ControlSettings(listen=listen)
+    assert ControlSettings(listen=listen, allow_insecure=True).listen == listen
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:8470", "localhost:8470", "unix:/tmp/x.sock"])
+def test_listening_on_this_machine_needs_no_tls(listen: str) -> None:
+    assert ControlSettings(listen=listen).listen == listen
+
+
+def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="go together"):
+        ControlSettings(tls_cert_file=tmp_path / "cert.pem")
+
+
+def test_an_unknown_resolver_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="resolvers"):
+        ControlSettings(resolvers=("gopher",))  # type: ignore[arg-type]
+
+
+def test_key_files_are_in_the_state_directory_unless_named(tmp_path: Path) -> None:
+    settings = ControlSettings(state_dir=tmp_path, worker_key_file=tmp_path / "elsewhere")
+    assert settings.admin_key_path == tmp_path / "admin.key"
+    assert settings.worker_key_path == tmp_path / "elsewhere"

@@ -1,0 +1,78 @@
+"""Two replicas on one Redis: one leads, both serve."""
+
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from control_plane.placement.commands import Command, Evict
+from control_plane.quotas.types import Limits, Quota
+from control_plane.registry.types import AdapterKey
+from control_plane.store.client import connect
+from control_plane.store.valkey import EmbeddedValkey
+from control_plane.workers import keys
+from protos.inference.v1 import inference_pb2
+from protos.registry.v1 import registry_pb2 as pb
+from tests.control_plane.adapter_files import write_adapter
+from tests.control_plane.fake_worker import BASE_MODEL
+from tests.control_plane.replica import Replica, eventually, ready, replica
+
+
+async def register(control: Replica, root: Path, name: str = "bot") -> str:
+    message = pb.RegisterAdapterRequest(name=name, source=str(write_adapter(root / name)))
+    adapter = await control.registry.RegisterAdapter(message, metadata=control.as_("acme"))
+    return str(adapter.revisions[0].digest)
+
+
+async def test_exactly_one_replica_leads(redis: Redis, valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async with replica(redis, tmp_path) as one, replica(connect(valkey.url), tmp_path) as other:
+        await eventually(lambda: one.plane.leadership.token and other.plane.leadership.token)
+        assert one.plane.leadership.leads != other.plane.leadership.leads
+
+
+async def test_leader_commands_a_worker_whose_stream_another_replica_has(
+    redis: Redis, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async with replica(redis, tmp_path) as leader, replica(connect(valkey.url), tmp_path) as follower:
+        await eventually(lambda: follower.plane.leadership.token)
+        assert leader.plane.leadership.leads
+        async with follower.worker().run() as worker:
+            await ready(leader, "worker-0")
+            digest = await register(follower, tmp_path)
+            await eventually(lambda: digest in worker.held)
+            await ready(leader, "worker-0")
+            await eventually(lambda: digest in leader.plane.fleet.get("worker-0").status.held)
+            # And an operator's command from the replica without the stream.
+            answer = await leader.registry.EvictAdapter(
+                pb.EvictAdapterRequest(name="bot"), metadata=leader.as_("acme")
+            )
+            assert [report.ok for report in answer.reports] == [True]
+            assert worker.verbs() == ["load", "evict"]
+
+
+async def test_inference_and_quotas_work_through_the_replica_without_the_stream(
+    redis: Redis, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async with (
+        replica(redis, tmp_path) as one,
+        replica(connect(valkey.url), tmp_path) as other,
+        one.worker().run(),
+    ):
+        await ready(other, "worker-0")
+        await one.plane.quotas.set(Quota(tenant="acme", limits=Limits(concurrent_requests=1)))
+        request = inference_pb2.GenerateRequest(model=BASE_MODEL, text="hello")
+        for control in (other, one):
+            call = control.inference.Generate(request, metadata=control.as_("acme-user"))
+            assert [m.WhichOneof("event") async for m in call][-1] == "finished"
+        assert (await other.plane.quotas.usage("acme")).requests == 2
+
+
+async def test_a_command_of_an_older_leader_is_refused_by_the_worker(redis: Redis, tmp_path: Path) -> None:
+    async with replica(redis, tmp_path) as control, control.worker().run() as worker:
+        await ready(control, "worker-0")
+        await redis.set(keys.LEADER, "another replica")
+        await redis.incr(keys.FENCING_TOKEN)
+        await eventually(lambda: worker.leases[-1].fencing_token == 2)
+        command = Command("worker-0", 1, Evict(AdapterKey("acme", "bot"), "sha256:x"))
+        outcome = await control.plane.dispatcher.send(command, fencing_token=1)
+        assert not outcome.ok
+        assert outcome.reason == "token 1 is older than 2"
