@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from control_plane.errors import NoWorker
+from control_plane.errors import NoWorker, Refused
 from control_plane.placement.rendezvous import score
 from control_plane.workers.types import Tier, Worker, WorkerState
 
@@ -35,23 +35,33 @@ def route(
     in_flight: Mapping[str, int] = NOTHING,
     excluded: Collection[str] = (),
 ) -> Worker:
-    """Choose the worker; raise NoWorker when none can take the request.
+    """Choose the worker; raise NoWorker when none can take the request now, Refused when
+    none ever can.
 
     `in_flight` are requests that this process sent and the workers' reports may not show yet;
     `excluded` are workers that failed this very request.
     """
-    able = [worker for worker in workers if _can_serve(worker, wanted) and worker.worker_id not in excluded]
+    ready = [worker for worker in workers if _is_ready(worker, wanted)]
+    _check_rank(ready, wanted)
+    able = [
+        worker
+        for worker in ready
+        if wanted.rank <= worker.capacity.max_lora_rank and worker.worker_id not in excluded
+    ]
     if not able:
         raise NoWorker(f"no worker is ready to serve {wanted.base_model or 'the base model'!r}")
     return max(able, key=lambda worker: _preference(worker, wanted, in_flight.get(worker.worker_id, 0)))
 
 
-def _can_serve(worker: Worker, wanted: Wanted) -> bool:
-    return (
-        worker.state is WorkerState.READY
-        and wanted.base_model in ("", worker.base_model)
-        and wanted.rank <= worker.capacity.max_lora_rank
-    )
+def _is_ready(worker: Worker, wanted: Wanted) -> bool:
+    return worker.state is WorkerState.READY and wanted.base_model in ("", worker.base_model)
+
+
+def _check_rank(ready: Collection[Worker], wanted: Wanted) -> None:
+    """Trying again would not help, so this is no NoWorker."""
+    largest = max((worker.capacity.max_lora_rank for worker in ready), default=wanted.rank)
+    if wanted.rank > largest:
+        raise Refused(f"the adapter's rank {wanted.rank} is above max_lora_rank {largest} of every worker")
 
 
 def _preference(worker: Worker, wanted: Wanted, sent: int) -> tuple[bool, int, float, int]:

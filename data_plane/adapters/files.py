@@ -69,8 +69,11 @@ class AdapterDirectory:
         except FileNotFoundError as error:
             raise AdapterUnreadable(f"{what} does not exist") from error
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise AdapterRefused(f"{what} became a link while it was opened") from error
+            # A link reads as ELOOP, and as ENOTDIR where a directory was asked for.
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise AdapterRefused(
+                    f"{what}: a part of the path is no directory, or became a link"
+                ) from error
             raise AdapterUnreadable(f"{what}: {error.strerror}") from error
         return fd
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from re import _constants, _parser  # type: ignore[attr-defined]  # the only parser of this dialect
 from typing import Any
 
-# 1 ms for a name of 50 characters with 4 repetitions of `.*`, 100 ms with 6.
+# A name of 47 characters takes 0.4 ms with 4 repetitions of `.*`, 30 ms with 8 optional parts as well.
 MAX_REPEATS = 4
 MAX_OPTIONALS = 8
 MAX_LENGTH = 2000

@@ -57,12 +57,20 @@ def _text_of(part: pb.ContentPart) -> str:
 
 
 def event_to_proto(
-    event: Event, *, worker_id: str, base_model: str, base_digest: str, token_text: TokenText
+    event: Event,
+    *,
+    worker_id: str,
+    base_model: str,
+    base_digest: str,
+    prompt_tokens: int,
+    token_text: TokenText,
 ) -> pb.GenerateResponse:
     """One engine event as one message; a Failed raises its error, which becomes the call's status."""
     match event:
         case Started():
-            return pb.GenerateResponse(started=_started(event, worker_id, base_model, base_digest))
+            started = _started(event, worker_id, base_model, base_digest)
+            started.prompt_tokens = prompt_tokens
+            return pb.GenerateResponse(started=started)
         case Delta():
             return pb.GenerateResponse(delta=_delta(event, token_text))
         case Finished():

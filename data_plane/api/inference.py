@@ -59,7 +59,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             while not ended:
                 for event in await mailbox.take():
                     ended = isinstance(event, Finished | Failed)
-                    yield self._message(event)
+                    yield self._message(event, len(generation.prompt_ids))
         finally:
             if not ended:
                 self._engine.cancel(generation.request_id)
@@ -93,12 +93,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             deadline_s=None if remaining_s is None else time.monotonic() + remaining_s,
         )
 
-    def _message(self, event: Event) -> pb.GenerateResponse:
+    def _message(self, event: Event, prompt_tokens: int) -> pb.GenerateResponse:
         return convert.event_to_proto(
             event,
             worker_id=self._identity.worker_id,
             base_model=self._identity.base_model,
             base_digest=self._identity.base_digest,
+            prompt_tokens=prompt_tokens,
             token_text=self._prompts.text_of,
         )
 

@@ -34,7 +34,8 @@ def command_from_proto(message: sync.Command) -> Command:
         case "load":
             return Load(_source(message.load.adapter), into_slot=message.load.into_slot)
         case "evict":
-            return Evict(message.evict.digest, cancel_running=message.evict.cancel_running)
+            evict = message.evict
+            return Evict(evict.digest, cancel_running=evict.cancel_running)
         case "reload":
             return Reload(_source(message.reload.adapter), policy=_POLICY[message.reload.policy])
         case "pin":
@@ -64,6 +65,7 @@ def capacity_to_proto(
     return fleet.Capacity(
         max_loras=config.max_loras,
         max_lora_rank=config.max_lora_rank,
+        max_cpu_loras=config.cpu_loras,
         slot_bytes=slot_bytes,
         cpu_bytes=config.cpu_cache_bytes,
         num_blocks=num_blocks,

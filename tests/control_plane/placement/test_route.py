@@ -2,7 +2,7 @@
 
 import pytest
 
-from control_plane.errors import NoWorker
+from control_plane.errors import NoWorker, Refused
 from control_plane.placement.route import Wanted, route
 from control_plane.workers.types import Tier, WorkerState
 from tests.control_plane.placement.examples import BASE, held, worker
@@ -54,7 +54,14 @@ def test_only_ready_workers_take_requests(state: WorkerState):
 
 def test_another_base_model_or_a_lower_rank_cannot_serve():
     with pytest.raises(NoWorker):
-        route(BOT, [worker("a", base_model="qwen"), worker("b", capacity={"max_lora_rank": 4})])
+        route(BOT, [worker("a", base_model="qwen")])
+    able = worker("c")
+    assert route(BOT, [worker("b", capacity={"max_lora_rank": 4}), able]) is able
+
+
+def test_a_rank_above_that_of_every_worker_is_refused_with_both_numbers():
+    with pytest.raises(Refused, match="rank 8 is above max_lora_rank 4"):
+        route(BOT, [worker("a", capacity={"max_lora_rank": 4})])
 
 
 def test_a_worker_that_failed_this_request_is_not_asked_again():

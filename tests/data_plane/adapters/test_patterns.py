@@ -30,7 +30,6 @@ def test_ordinary_patterns_may_run(pattern: str):
         r"(.*)*x",
         r"((.*)+)?x",
         r"(a{1,9}){1,9}",
-        r"(?:\w|[a-z])+?X",
         r"(?>.+)+",
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from data_plane.adapters.files import AdapterDirectory
 from data_plane.adapters.packing import PackedLora
 from data_plane.errors import AdapterRefused, AdapterUnreadable
 from tests.data_plane.world import World, source_of
@@ -283,6 +284,19 @@ def test_a_directory_that_links_out_of_the_roots_is_refused(adapter: Path, world
     for uri in (str(root / "link"), f"{root}/../adapter"):
         with pytest.raises(AdapterRefused, match="outside of adapter_roots"):
             replace(world.runtime.reader, roots=(root,)).read(source_of(adapter, uri=uri))
+
+
+def test_a_directory_that_becomes_a_link_after_it_was_checked_is_refused(adapter: Path, tmp_path: Path):
+    root = tmp_path / "root"
+    root.mkdir()
+    inside = Path(shutil.copytree(adapter, root / "adapter"))
+    directory = AdapterDirectory(str(inside), (root,))
+    shutil.rmtree(inside)
+    inside.symlink_to(adapter)
+    with pytest.raises(AdapterRefused, match="became a link"):
+        directory.names()
+    with pytest.raises(AdapterRefused, match="outside of adapter_roots"):
+        directory.read(CONFIG, max_bytes=1 << 20)
 
 
 def test_links_inside_the_roots_are_followed(adapter: Path, read):
