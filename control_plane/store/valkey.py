@@ -14,10 +14,12 @@ everysec 5,300 / 9,000, no 5,000 / 10,200.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from typing import IO, Literal, Self
 from control_plane.errors import InvalidArgument, StoreUnavailable
 
 MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 107; the rest is room for a suffix
+SOCKET = "valkey.sock"
 START_TIMEOUT_S = 60.0  # replaying a large append-only file takes its time
 LOCK_TIMEOUT_S = 3.0  # a server whose parent was killed takes a moment to end
 STOP_TIMEOUT_S = 10.0
@@ -56,7 +59,7 @@ class EmbeddedValkey:
         self._die_with_parent = die_with_parent
         self._fsync = fsync
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket_directory = self._directory
+        self._socket_directory = _socket_directory(self._directory)
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,7 +102,7 @@ class EmbeddedValkey:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self._directory / "valkey.lock").open("a+") as lock:
             self._acquire(lock)
-            self._choose_socket_directory()
+            self._make_socket_directory()
             self._socket.unlink(missing_ok=True)  # under the lock nobody listens on it
             self._process = self._launch(lock)
             lock.truncate(0)
@@ -121,7 +124,6 @@ class EmbeddedValkey:
             self._process = None
         if self._socket_directory != self._directory:
             shutil.rmtree(self._socket_directory, ignore_errors=True)
-            self._socket_directory = self._directory
 
     def kill(self) -> None:
         """End it at once (SIGKILL), as a crash would; `start` starts it again."""
@@ -131,7 +133,7 @@ class EmbeddedValkey:
 
     @property
     def _socket(self) -> Path:
-        return self._socket_directory / "valkey.sock"
+        return self._socket_directory / SOCKET
 
     @property
     def _log(self) -> Path:
@@ -153,9 +155,15 @@ class EmbeddedValkey:
             else:
                 return
 
-    def _choose_socket_directory(self) -> None:
-        if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
-            self._socket_directory = Path(tempfile.mkdtemp(prefix="loraplane-"))
+    def _make_socket_directory(self) -> None:
+        directory = self._socket_directory
+        if directory == self._directory:
+            return
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.lstat()
+        # Its name can be guessed and its parent is everybody's: another user's would be a trap.
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise StoreUnavailable(f"{directory} is not a directory of ours alone")
 
     def _launch(self, lock: IO[str]) -> subprocess.Popen[bytes]:
         command = [_binary(), *self._options()]
@@ -208,6 +216,14 @@ class EmbeddedValkey:
 
     def _log_tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+
+def _socket_directory(directory: Path) -> Path:
+    """The directory itself, or a short stand-in that every start on it finds again."""
+    if len(os.fsencode(directory / SOCKET)) <= MAX_SOCKET_PATH_BYTES:
+        return directory
+    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"loraplane-{os.getuid()}-{digest}"
 
 
 def _binary() -> str:

@@ -92,6 +92,23 @@ def test_a_path_too_long_for_a_socket_gets_a_short_one_that_stop_removes(tmp_pat
     assert not socket.parent.exists()
 
 
+def test_the_short_path_is_the_same_for_every_start_on_a_directory(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    assert EmbeddedValkey(deep).url == EmbeddedValkey(deep).url != EmbeddedValkey(deep / "f").url
+
+
+def test_a_short_path_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path / ("d" * 60) / ("e" * 60))
+    trap = Path(server.url.removeprefix("unix://")).parent
+    trap.mkdir(mode=0o777)
+    trap.chmod(0o777)
+    try:
+        with pytest.raises(StoreUnavailable, match="not a directory of ours alone"):
+            server.start()
+    finally:
+        trap.rmdir()
+
+
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("a file where the server needs a directory")
     server = EmbeddedValkey(tmp_path)
