@@ -1,7 +1,7 @@
 # Every target does its own set-up; a second call starts in seconds.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 MODEL := build/models/smollm2-135m-instruct
 PROTOS := $(wildcard protos/*/v1/*.proto)
@@ -56,6 +56,9 @@ check: .venv/.installed ## format, lint, types, import contracts, protos, unit t
 
 bench-smoke: model ## throughput ratios through the whole stack, under three minutes
 	@$(BIN)/python -m tests.benchmarks.smoke
+
+bench: model ## the engine's figures as ratios, with plots, in about ten minutes
+	@$(BIN)/python -m tests.benchmarks
 
 define generate
 $(BIN)/python -m grpc_tools.protoc -I. --python_out=$(1) --grpc_python_out=$(1) --mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)

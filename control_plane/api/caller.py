@@ -73,3 +73,8 @@ def inference_tenant(model: str) -> str:
         return identity.tenant
     owner, slash, _ = model.partition("/")
     return owner if slash and owner else ADMIN_TENANT
+
+
+def is_confined() -> bool:
+    """Whether the caller may have read only what is kept for its tenant: all but administrators."""
+    return caller().role is not Role.ADMIN

@@ -38,7 +38,9 @@ _PIN_FROM = {proto: tier for tier, proto in PIN.items()}
 _LIMITS = tuple(field.name for field in quota.Limits.DESCRIPTOR.fields)
 
 
-def new_adapter(message: registry.RegisterAdapterRequest, *, tenant: str, base_model: str) -> NewAdapter:
+def new_adapter(
+    message: registry.RegisterAdapterRequest, *, tenant: str, base_model: str, confined: bool
+) -> NewAdapter:
     """What a caller registers; `base_model` stands in where the caller names none."""
     return NewAdapter(
         key=AdapterKey(tenant, message.name),
@@ -48,6 +50,7 @@ def new_adapter(message: registry.RegisterAdapterRequest, *, tenant: str, base_m
         labels=dict(message.labels),
         shared_with=tuple(message.shared_with),
         expected_digest=message.expected_digest,
+        confined=confined,
         reload_policy=policy(message.reload_policy) or ReloadPolicy.FINISH_RUNNING,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from control_plane.api import convert
-from control_plane.api.caller import Context, tenant_of, tenant_or_all
+from control_plane.api.caller import Context, is_confined, tenant_of, tenant_or_all
 from control_plane.registry.changes import AdapterChange, ChangeKind
 from control_plane.registry.service import Registry
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, ReloadPolicy
@@ -28,7 +28,10 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
     async def RegisterAdapter(self, request: pb.RegisterAdapterRequest, context: Context) -> pb.Adapter:
         """Register."""
         new = convert.new_adapter(
-            request, tenant=tenant_of(request.tenant), base_model=self._fleet.only_base_model()
+            request,
+            tenant=tenant_of(request.tenant),
+            base_model=self._fleet.only_base_model(),
+            confined=is_confined(),
         )
         return await self._shown(await self._registry.register(new))
 
@@ -60,6 +63,7 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
             request.expected_revision if request.HasField("expected_revision") else None,
             request.expected_digest,
             convert.policy(request.reload_policy),
+            confined=is_confined(),
         )
         return await self._shown(adapter)
 

@@ -47,7 +47,14 @@ class Registry:
         NotFound (no such source), QuotaExceeded, InvalidArgument.
         """
         _check_new(new)
-        resolved = await self._resolve(new.key, new.source, new.base_model, new.expected_digest)
+        request = ResolveRequest(
+            source=new.source,
+            tenant=new.key.tenant,
+            name=new.key.name,
+            base_model=new.base_model,
+            confined=new.confined,
+        )
+        resolved = await self._resolve(request, new.expected_digest)
         fresh = edits.created(new, resolved, await self._store.now_s())
         for _ in range(MAX_ATTEMPTS):
             stored = await self._store.find(new.key)
@@ -87,6 +94,8 @@ class Registry:
         expected_revision: int | None = None,
         expected_digest: str = "",
         reload_policy: ReloadPolicy | None = None,
+        *,
+        confined: bool = False,
     ) -> Adapter:
         """Read the source (default: the current revision's, again) and make it the current revision.
 
@@ -95,9 +104,14 @@ class Registry:
         """
         adapter = await self.get(key)
         edits.check_expected(adapter, expected_revision)  # before a costly read, and again at the commit
-        resolved = await self._resolve(
-            adapter.key, source or adapter.current.source, adapter.base_model, expected_digest
+        request = ResolveRequest(
+            source=source or adapter.current.source,
+            tenant=adapter.key.tenant,
+            name=adapter.key.name,
+            base_model=adapter.base_model,
+            confined=confined and bool(source),  # reading a source again that was allowed once is allowed
         )
+        resolved = await self._resolve(request, expected_digest)
         now_s = await self._store.now_s()
         return await self._change(
             key, lambda stored: edits.published(stored, resolved, expected_revision, reload_policy, now_s)
@@ -181,12 +195,10 @@ class Registry:
                 continue
         raise _contended(key)
 
-    async def _resolve(self, key: AdapterKey, source: str, base_model: str, expected_digest: str) -> Resolved:
+    async def _resolve(self, request: ResolveRequest, expected_digest: str) -> Resolved:
         if expected_digest and not _DIGEST.fullmatch(expected_digest):
             raise InvalidArgument("expected_digest", expected_digest, "must be 'sha256:' and 64 hex digits")
-        resolved = await self._resolvers.resolve(
-            ResolveRequest(source=source, tenant=key.tenant, name=key.name, base_model=base_model)
-        )
+        resolved = await self._resolvers.resolve(request)
         if expected_digest not in ("", resolved.digest):
             raise Refused(
                 f"{resolved.uri} has the digest {resolved.digest}, not the expected {expected_digest}"

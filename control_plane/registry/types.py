@@ -105,6 +105,7 @@ class NewAdapter:
     labels: dict[str, str] = field(default_factory=dict)
     shared_with: tuple[str, ...] = ()
     expected_digest: str = ""
+    confined: bool = False  # the source must be one kept for the tenant
     reload_policy: ReloadPolicy = ReloadPolicy.FINISH_RUNNING
 
 

@@ -51,6 +51,8 @@ class FilesystemResolver:
     def _resolve(self, request: ResolveRequest) -> Resolved | None:
         for candidate in self._candidates(request):
             directory = self._roots.canonical(candidate)
+            if request.confined:
+                self._roots.check_inside(directory, request.tenant)
             if directory.is_dir():
                 return self._read(directory)
         return None

@@ -29,6 +29,11 @@ class Roots:
             raise Refused(f"{path} is outside the allowed adapter roots")
         return real
 
+    def check_inside(self, real: Path, *parts: str) -> None:
+        """Raise Refused unless a canonical path is inside these sub-directories of a root."""
+        if not any(real.is_relative_to(directory) for directory in self.candidates(*parts)):
+            raise Refused(f"{real} is outside of what is kept for {'/'.join(parts)!r}")
+
     def candidates(self, *parts: str) -> Iterator[Path]:
         """Yield the path under each root, in order."""
         for root in self._directories:

@@ -12,6 +12,7 @@ class ResolveRequest:
     name: str
     source: str = ""  # path or URI; empty: find it by tenant and name
     base_model: str = ""  # empty: not known
+    confined: bool = False  # only what is kept for this tenant may be read, not what others have
 
     def __str__(self) -> str:
         return self.source or f"{self.tenant}/{self.name}"

@@ -22,7 +22,7 @@ def request(model: str = BASE_MODEL, **fields: Any) -> pb.GenerateRequest:
 
 
 async def register(control: Replica, root: Path, name: str = "bot", fill: float = 1.0) -> Any:
-    directory = write_adapter(root / name, fill=fill)
+    directory = write_adapter(root / "acme" / name, fill=fill)
     message = registry_pb2.RegisterAdapterRequest(name=name, source=str(directory))
     return await control.registry.RegisterAdapter(message, metadata=control.as_("acme"))
 

@@ -67,7 +67,10 @@ async def test_registered_adapter_comes_back_whole(redis: Redis, tmp_path: Path)
     async with replica(redis, tmp_path) as control, control.worker().run():
         await ready(control, "worker-0")
         request = pb.RegisterAdapterRequest(
-            name="bot", source=str(write_adapter(tmp_path / "bot")), labels={"team": "x"}, aliases=["b"]
+            name="bot",
+            source=str(write_adapter(tmp_path / "acme" / "bot")),
+            labels={"team": "x"},
+            aliases=["b"],
         )
         made = await control.registry.RegisterAdapter(request, metadata=control.as_("acme"))
         again = await control.registry.RegisterAdapter(request, metadata=control.as_("acme"))
@@ -82,10 +85,38 @@ async def test_registered_adapter_comes_back_whole(redis: Redis, tmp_path: Path)
         assert [adapter.name for adapter in page.adapters] == ["bot"]
 
 
+async def test_a_tenant_admin_registers_and_publishes_only_what_is_kept_for_its_tenant(
+    redis: Redis, tmp_path: Path
+) -> None:
+    async with replica(redis, tmp_path) as control, control.worker().run():
+        await ready(control, "worker-0")
+        own, others = (
+            write_adapter(tmp_path / "acme" / "bot"),
+            write_adapter(tmp_path / "globex" / "bot", fill=2.0),
+        )
+        register = pb.RegisterAdapterRequest(name="bot", source=str(others))
+        await refused(control.registry.RegisterAdapter(register, metadata=control.as_("acme")))
+        register.source = str(own)
+        await control.registry.RegisterAdapter(register, metadata=control.as_("acme"))
+        publish = pb.PublishRevisionRequest(tenant="acme", name="bot", source=str(others))
+        await refused(control.registry.PublishRevision(publish, metadata=control.as_("acme")))
+        # An administrator may: it is trusted with every tenant's weights.
+        published = await control.registry.PublishRevision(publish, metadata=control.as_("admin"))
+        assert published.current_revision == 2
+
+
+async def refused(call: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
 async def test_watch_shows_the_present_state_then_changes(redis: Redis, tmp_path: Path) -> None:
     async with replica(redis, tmp_path) as control:
         for name in ("one", "two"):
-            request = pb.RegisterAdapterRequest(name=name, source=str(write_adapter(tmp_path / name)))
+            request = pb.RegisterAdapterRequest(
+                name=name, source=str(write_adapter(tmp_path / "acme" / name))
+            )
             await control.registry.RegisterAdapter(request, metadata=control.as_("acme"))
             if name == "one":
                 call = control.registry.WatchAdapters(pb.WatchAdaptersRequest(), metadata=control.as_("acme"))
@@ -128,7 +159,7 @@ async def test_quota_keeps_absent_apart_from_zero(redis: Redis, tmp_path: Path) 
 async def test_usage_counts_what_workers_hold(redis: Redis, tmp_path: Path) -> None:
     async with replica(redis, tmp_path) as control, control.worker().run():
         await ready(control, "worker-0")
-        request = pb.RegisterAdapterRequest(name="bot", source=str(write_adapter(tmp_path / "bot")))
+        request = pb.RegisterAdapterRequest(name="bot", source=str(write_adapter(tmp_path / "acme" / "bot")))
         adapter = await control.registry.RegisterAdapter(request, metadata=control.as_("acme"))
         await eventually(lambda: control.plane.fleet.get("worker-0").status.held)
         usage = await control.quotas.GetUsage(quota_pb2.GetUsageRequest(), metadata=control.as_("acme"))

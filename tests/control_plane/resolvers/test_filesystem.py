@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,24 @@ async def test_the_event_loop_runs_while_a_large_adapter_is_hashed(
         num_turns += 1
     assert reading.result() is not None
     assert num_turns > 10  # a read on the loop would take exactly one or two
+
+
+async def test_a_confined_request_reads_its_tenants_directory_and_no_others(
+    resolver: FilesystemResolver, root: Path, adapter: Path
+) -> None:
+    others = write_adapter(root / "globex" / "bot")
+    confined = ResolveRequest(tenant="acme", name="bot", source=str(adapter), confined=True)
+    assert (await resolver.resolve(confined)) is not None
+    for source in (others, root / "acme" / ".." / "globex" / "bot"):
+        with pytest.raises(Refused, match="kept for 'acme'"):
+            await resolver.resolve(replace(confined, source=str(source)))
+
+
+async def test_a_link_does_not_lead_a_confined_request_to_another_tenant(
+    resolver: FilesystemResolver, root: Path, adapter: Path
+) -> None:
+    write_adapter(root / "globex" / "bot")
+    (root / "acme" / "link").symlink_to(root / "globex" / "bot")
+    confined = ResolveRequest(tenant="acme", name="bot", source=str(root / "acme" / "link"), confined=True)
+    with pytest.raises(Refused, match="kept for 'acme'"):
+        await resolver.resolve(confined)

@@ -58,7 +58,7 @@ async def test_published_revision_is_reloaded_in_place(redis: Redis, tmp_path: P
         await eventually(lambda: old in control.plane.fleet.get("worker-0").status.held)
         publish = pb.PublishRevisionRequest(
             name="bot",
-            source=str(write_adapter(tmp_path / "next", fill=2.0)),
+            source=str(write_adapter(tmp_path / "acme" / "next", fill=2.0)),
             reload_policy=pb.RELOAD_POLICY_DRAIN,
         )
         adapter = await control.registry.PublishRevision(publish, metadata=control.as_("acme"))
@@ -133,7 +133,9 @@ async def test_evicted_adapter_stays_out_until_its_generation_changes(redis: Red
         await register(control, tmp_path, "other", fill=3.0)  # another round of planning
         await eventually(lambda: len(worker.held) == 1)
         assert worker.verbs() == ["load", "evict", "load"]
-        publish = pb.PublishRevisionRequest(name="bot", source=str(write_adapter(tmp_path / "n", fill=2.0)))
+        publish = pb.PublishRevisionRequest(
+            name="bot", source=str(write_adapter(tmp_path / "acme" / "n", fill=2.0))
+        )
         await control.registry.PublishRevision(publish, metadata=control.as_("acme"))
         await eventually(lambda: len(worker.held) == 2)
 

@@ -18,7 +18,7 @@ from tests.control_plane.replica import Replica, eventually, ready, replica
 
 
 async def register(control: Replica, root: Path, name: str = "bot") -> str:
-    message = pb.RegisterAdapterRequest(name=name, source=str(write_adapter(root / name)))
+    message = pb.RegisterAdapterRequest(name=name, source=str(write_adapter(root / "acme" / name)))
     adapter = await control.registry.RegisterAdapter(message, metadata=control.as_("acme"))
     return str(adapter.revisions[0].digest)
 
