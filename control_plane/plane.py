@@ -15,10 +15,12 @@ import grpc
 import structlog
 from redis.asyncio import Redis
 
+from control_plane.access.audit import AuditLog
 from control_plane.access.grants import GrantSigner
 from control_plane.access.keys import Keys
 from control_plane.api.access import AccessServicer
 from control_plane.api.admission import Admission
+from control_plane.api.auditing import Auditor
 from control_plane.api.channels import Channels
 from control_plane.api.fleet import FleetServicer
 from control_plane.api.inference import SERVICE as INFERENCE
@@ -28,14 +30,19 @@ from control_plane.api.quotas import QuotasServicer
 from control_plane.api.readiness import Readiness
 from control_plane.api.registry import RegistryServicer
 from control_plane.api.relay import Relay
+from control_plane.api.residency import Residency
 from control_plane.api.server import STORE_SERVICES, Servicers, build
 from control_plane.api.sync import SyncServicer
+from control_plane.api.tls import Tls
 from control_plane.config import ControlSettings
 from control_plane.errors import InvalidArgument
+from control_plane.quotas.local_share import LocalShare
 from control_plane.quotas.service import Quotas
+from control_plane.quotas.slots import SlotClaims
 from control_plane.registry.service import Registry
+from control_plane.registry.trials import Trials
+from control_plane.resolvers.build import build_chain
 from control_plane.resolvers.chain import ResolverChain
-from control_plane.resolvers.filesystem import FilesystemResolver
 from control_plane.workers.directory import Directory
 from control_plane.workers.dispatch import Dispatcher
 from control_plane.workers.fleet import Fleet
@@ -53,6 +60,7 @@ class Plane:
     """The parts of one replica."""
 
     keys: Keys
+    resolvers: ResolverChain
     registry: Registry
     quotas: Quotas
     fleet: Fleet
@@ -61,6 +69,7 @@ class Plane:
     dispatcher: Dispatcher
     desk: Desk
     admission: Admission
+    trials: Trials
     channels: Channels
     readiness: Readiness
     server: grpc.aio.Server
@@ -69,11 +78,15 @@ class Plane:
 
 async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
     """Put a replica together; nothing runs yet."""
-    replica, keys, directory = uuid.uuid4().hex, Keys(redis), Directory(redis)
+    replica, directory, audit = uuid.uuid4().hex, Directory(redis), AuditLog(redis)
+    keys = Keys(redis, outage_s=settings.outage_s)
+    tls = _tls(settings)
     quotas = Quotas(redis, settings.default_limits, settings.reservation_ttl_s)
-    registry = Registry(redis, _resolvers(settings), quotas.limits_of)
+    resolvers = build_chain(settings, time.monotonic)
+    registry = Registry(redis, resolvers, quotas.limits_of, outage_s=settings.outage_s)
     signer = await GrantSigner.load_or_create(redis)
-    fleet, channels, ledger = Fleet(directory, time.monotonic), Channels(), Ledger(redis, time.time)
+    fleet, channels = Fleet(directory, time.monotonic), Channels(tls.dial)
+    ledger = Ledger(redis, time.time)
     leadership = Leadership(redis, replica=replica, lease_s=settings.leader_lease_ttl_s, clock=time.monotonic)
     sessions = Sessions(
         directory,
@@ -83,6 +96,7 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         lease_s=settings.worker_lease_ttl_s,
         command_timeout_s=settings.command_timeout_s,
         new_id=_new_id,
+        heard=fleet.heard,
     )
     dispatcher = Dispatcher(
         redis,
@@ -101,11 +115,27 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         clock=time.time,
     )
     operator = Operator(fleet, dispatcher, ledger, leadership, num_holders=settings.num_holders)
-    admission = Admission(quotas, reservation_ttl_s=settings.reservation_ttl_s)
-    relay = Relay(registry, fleet, admission, channels, signer, grant_ttl_s=settings.grant_ttl_s)
+    slots = SlotClaims(redis, settings.default_limits, settings.reservation_ttl_s)
+    admission = Admission(
+        quotas,
+        slots,
+        reservation_ttl_s=settings.reservation_ttl_s,
+        local_share=_local_share(settings),
+    )
+    trials = Trials(redis, registry)
+    relay = Relay(
+        registry=registry,
+        fleet=fleet,
+        admission=admission,
+        residency=Residency(slots, fleet, registry, operator),
+        trials=trials,
+        channels=channels,
+        signer=signer,
+        grant_ttl_s=settings.grant_ttl_s,
+    )
     readiness = Readiness(redis, fleet, with_worker=(INFERENCE,), with_store=STORE_SERVICES)
     servicers = Servicers(
-        access=AccessServicer(keys),
+        access=AccessServicer(keys, audit),
         fleet=FleetServicer(fleet, directory),
         inference=InferenceServicer(relay, registry, fleet),
         quotas=QuotasServicer(quotas, fleet),
@@ -113,9 +143,10 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         sync=SyncServicer(sessions),
         readiness=readiness,
     )
-    server = build(servicers, CallInterceptor(keys))
+    server = build(servicers, CallInterceptor(keys, Auditor(audit)))
     return Plane(
         keys=keys,
+        resolvers=resolvers,
         registry=registry,
         quotas=quotas,
         fleet=fleet,
@@ -124,10 +155,11 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         dispatcher=dispatcher,
         desk=desk,
         admission=admission,
+        trials=trials,
         channels=channels,
         readiness=readiness,
         server=server,
-        address=_listen(server, settings),
+        address=_listen(server, settings.listen, tls),
     )
 
 
@@ -141,6 +173,7 @@ async def running(settings: ControlSettings, redis: Redis) -> AsyncIterator[Plan
             tasks.create_task(plane.leadership.run(plane.desk.lead), name="leadership"),
             tasks.create_task(plane.dispatcher.run(), name="dispatcher"),
             tasks.create_task(plane.admission.run(), name="admission"),
+            tasks.create_task(plane.trials.run(), name="trials"),
             tasks.create_task(plane.channels.run(), name="channels"),
             tasks.create_task(plane.readiness.run(), name="readiness"),
         ]
@@ -165,25 +198,32 @@ async def _stop(plane: Plane, grace_s: float) -> None:
     await plane.server.stop(None)
     await refusing
     await plane.channels.close()
+    await plane.resolvers.close()
 
 
-def _resolvers(settings: ControlSettings) -> ResolverChain:
-    known = {"filesystem": lambda: FilesystemResolver(settings.adapter_roots)}
-    return ResolverChain([known[name]() for name in settings.resolvers], time.monotonic)
+def _tls(settings: ControlSettings) -> Tls:
+    return Tls.read(
+        settings.tls_cert_file,
+        settings.tls_key_file,
+        settings.tls_ca_file,
+        require_client_certificate=settings.tls_require_client_cert,
+        worker_name=settings.tls_worker_name,
+    )
 
 
-def _listen(server: grpc.aio.Server, settings: ControlSettings) -> str:
+def _local_share(settings: ControlSettings) -> LocalShare | None:
+    share = settings.store_loss_requests_per_minute
+    return LocalShare(share, time.monotonic) if share else None
+
+
+def _listen(server: grpc.aio.Server, address: str, tls: Tls) -> str:
     try:
-        if settings.tls_cert_file is None or settings.tls_key_file is None:
-            port = server.add_insecure_port(settings.listen)
-        else:
-            pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
-            port = server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+        port = tls.listen(server, address)
     except RuntimeError as error:
-        raise InvalidArgument("listen", settings.listen, "cannot be listened on: is it in use?") from error
-    if settings.listen.startswith("unix:"):
-        return settings.listen
-    return f"{settings.listen.rpartition(':')[0]}:{port}"
+        raise InvalidArgument("listen", address, "cannot be listened on: is it in use?") from error
+    if address.startswith("unix:"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def _new_id() -> str:

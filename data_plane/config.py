@@ -6,6 +6,7 @@ worker process needs. Every field is a flag (`--max-loras`), an environment vari
 `LORAPLANE_CONFIG` names, default `loraplane.toml`), in this order of precedence.
 """
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,12 +20,17 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from data_plane.adapters.shares import CachePool, check_pools
+from data_plane.lora_modules import LoraModule, parse_lora_modules
+from data_plane.remote_config import RemoteConfig
+
 SUPPORTED_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 320, 512)
 
 DType = Literal["auto", "float16", "bfloat16", "float32"]
+CpuKernels = Literal["auto", "torch"]
 
 
-class EngineConfig(BaseSettings):
+class EngineConfig(RemoteConfig):
     """What the engine needs. Fixed at start; a bad value stops the start."""
 
     model_config = SettingsConfigDict(
@@ -33,6 +39,7 @@ class EngineConfig(BaseSettings):
         extra="ignore",
         protected_namespaces=(),
         cli_kebab_case=True,
+        cli_implicit_flags=True,
         cli_prog_name="loraplane worker",
     )
 
@@ -44,7 +51,25 @@ class EngineConfig(BaseSettings):
     max_num_batched_tokens: int = Field(default=512, ge=1, description="tokens computed in one step")
     block_size: int = Field(default=16, ge=1, description="tokens in a KV-cache block")
     kv_cache_bytes: int = Field(default=1 << 30, ge=1, description="bytes of the KV cache")
+    max_waiting_requests: int = Field(
+        default=4096, ge=1, description="requests that may wait; more are refused (each takes a few KB)"
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="share of a GPU's memory to use; accepted and unused on CPU, where kv_cache_bytes counts",
+    )
+    enforce_eager: bool = Field(
+        default=False, description="never capture CUDA graphs; accepted and unused on CPU, which has none"
+    )
+    tensor_parallel_size: int = Field(
+        default=1, ge=1, description="devices that share one model; only 1 is served yet"
+    )
     num_threads: int = Field(default=0, ge=0, description="CPU threads of a step; 0: all cores")
+    cpu_kernels: CpuKernels = Field(
+        default="auto", description="auto: C++ where it can be built; torch: plain PyTorch"
+    )
     enable_prefix_caching: bool = Field(default=True, description="share KV blocks of equal prefixes")
 
     enable_lora: bool = Field(default=True, description="serve adapters")
@@ -53,10 +78,32 @@ class EngineConfig(BaseSettings):
     lora_dtype: DType = Field(default="auto", description="of adapter weights; auto: the base's")
     max_cpu_loras: int = Field(default=0, ge=0, description="adapters in the CPU cache; 0: as max_loras")
     cpu_cache_bytes: int = Field(default=1 << 30, ge=1, description="bytes of the CPU cache")
+    lora_side_bytes: int = Field(
+        default=1 << 30,
+        ge=0,
+        description="bytes of all slots beside the rank pool: embeddings, output heads, DoRA scales, biases",
+    )
+    fully_sharded_loras: bool = Field(
+        default=False, description="shard A too under tensor parallelism, which is not served yet"
+    )
+    lora_modules: Annotated[tuple[LoraModule, ...], NoDecode] = Field(
+        default=(),
+        description="adapters loaded at start: name=path, or JSON {name, path, base_model_name}; repeatable, "
+        "or a JSON list of them",
+    )
     adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="directories adapters may be read from, separated by colons"
     )
     allow_bin: bool = Field(default=False, description="also read adapter_model.bin (weights only)")
+    cache_pools: tuple[CachePool, ...] = Field(
+        default=(),
+        description="groups of tenants with a share of CPU cache and rank pool: a list of "
+        "{name, tenants, reserved_share, max_share}; tenants that are not named share the rest",
+    )
+    disk_cache_bytes: int = Field(default=0, ge=0, description="bytes of the disk cache; 0: none")
+    disk_cache_dir: Path | None = Field(
+        default=None, description="directory of the disk cache, of this worker alone; kept over restarts"
+    )
     load_threads: int = Field(default=1, ge=1, description="threads that read and pack adapters")
 
     @classmethod
@@ -77,6 +124,11 @@ class EngineConfig(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
+    @field_validator("lora_modules", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        return parse_lora_modules(value)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.max_lora_rank not in SUPPORTED_RANKS:
@@ -84,6 +136,26 @@ class EngineConfig(BaseSettings):
         if self.max_cpu_loras and self.max_cpu_loras < self.max_loras:
             raise ValueError(
                 f"max_cpu_loras: {self.max_cpu_loras} must be at least max_loras ({self.max_loras})"
+            )
+        for field, value, ok, rule in (
+            ("tensor_parallel_size", self.tensor_parallel_size, self.tensor_parallel_size == 1, "must be 1"),
+            ("fully_sharded_loras", True, not self.fully_sharded_loras, "must be false"),
+        ):
+            if not ok:
+                raise ValueError(f"{field}: {value} {rule}: tensor parallelism is not served yet")
+        for module in self.lora_modules:
+            if module.base_model_name not in ("", self.model_name):
+                raise ValueError(
+                    f"lora_modules[{module.name}].base_model_name: {module.base_model_name!r} must be the "
+                    f"served model ({self.model_name!r}; set served_model_name to rename it)"
+                )
+        if self.lora_modules and not self.enable_lora:
+            raise ValueError("lora_modules: must be empty when enable_lora is false")
+        check_pools(self.cache_pools)
+        if bool(self.disk_cache_bytes) != (self.disk_cache_dir is not None):
+            raise ValueError(
+                f"disk_cache_bytes: {self.disk_cache_bytes} and disk_cache_dir: {self.disk_cache_dir} "
+                "must be set together"
             )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
@@ -96,6 +168,11 @@ class EngineConfig(BaseSettings):
     def cpu_loras(self) -> int:
         """Adapters that the CPU cache may hold."""
         return self.max_cpu_loras or self.max_loras
+
+    @property
+    def readable_roots(self) -> tuple[Path, ...]:
+        """Directories that adapters may be read from: the roots, and what is loaded at start."""
+        return (*self.adapter_roots, *(module.path for module in self.lora_modules))
 
     @property
     def model_name(self) -> str:
@@ -115,4 +192,46 @@ class WorkerSettings(EngineConfig):
     )
     control_plane: str = Field(default="127.0.0.1:8470", description="host:port of the control plane")
     worker_key_file: Path | None = Field(default=None, description="file with the worker's API key")
+    tls_cert_file: Path | None = Field(default=None, description="PEM certificate chain of this process")
+    tls_key_file: Path | None = Field(default=None, description="PEM private key of this process")
+    tls_ca_file: Path | None = Field(
+        default=None,
+        description="PEM certificates of who is trusted; with it the control plane is reached by TLS",
+    )
+    tls_require_client_cert: bool = Field(
+        default=False, description="refuse whoever shows no certificate of tls_ca_file (mutual TLS)"
+    )
+    allow_insecure: bool = Field(default=False, description="talk beyond this machine without TLS")
     log_level: str = Field(default="info", description="debug, info, warning or error")
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ValueError(
+                f"tls_cert_file: {self.tls_cert_file} and tls_key_file: {self.tls_key_file} go together"
+            )
+        if self.tls_require_client_cert and not (self.tls_cert_file and self.tls_ca_file):
+            raise ValueError(
+                "tls_require_client_cert: True needs tls_cert_file, tls_key_file and tls_ca_file"
+            )
+        for field, address, needed in (
+            ("worker_listen", self.worker_listen, self.tls_cert_file),
+            ("control_plane", self.control_plane, self.tls_ca_file),
+        ):
+            if not (needed or self.allow_insecure or is_loopback(address)):
+                raise ValueError(
+                    f"{field}: {address!r} is beyond this machine: give tls_cert_file, tls_key_file and "
+                    "tls_ca_file, or set allow_insecure"
+                )
+        return self
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address of the form host:port or unix:path stays on this machine."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -40,3 +40,5 @@ class KeyInfo:
     identity: Identity
     name: str  # what its maker called it
     created_s: float  # Unix time, from Redis
+    last_use_s: float = 0.0  # Unix time, within seconds; 0: never
+    expires_s: float = 0.0  # Unix time; 0: never

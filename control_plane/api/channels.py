@@ -4,6 +4,7 @@ Messages pass as bytes: the relay neither parses nor re-encodes what it does not
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,13 @@ OPTIONS = (
     # A worker that restarts at its address must not wait for a back-off that grew while it was away.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A worker behind a cut network says nothing at all: without pings its streams would hang until
+    # their deadlines. The workers' servers allow a ping every 5 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
+Dial = Callable[[str, tuple[tuple[str, Any], ...]], grpc.aio.Channel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,8 @@ class Line:
 class Channels:
     """The lines of this replica, by worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
         self._lines: dict[str, Line] = {}
         self._left: list[Line] = []
         self._one_left = asyncio.Event()
@@ -61,7 +69,7 @@ class Channels:
             if line is not None:
                 self._left.append(line)
                 self._one_left.set()
-            channel = grpc.aio.insecure_channel(worker.address, options=OPTIONS)
+            channel = self._dial(worker.address, OPTIONS)
             line = self._lines[worker.worker_id] = Line(worker.instance_id, channel)
         return line
 

@@ -9,11 +9,14 @@ from control_plane.registry.changes import AdapterChange, ChangeKind
 from control_plane.registry.types import (
     Adapter,
     AdapterKey,
+    Canary,
+    DecisionKind,
     NewAdapter,
     PinTier,
     ReloadPolicy,
     Revision,
     RevisionState,
+    TrafficDecision,
     TrafficWeight,
 )
 from control_plane.workers.convert import PIN, POLICY, timestamp
@@ -34,6 +37,14 @@ _CHANGE = {
     ChangeKind.MODIFIED: registry.AdapterEvent.TYPE_MODIFIED,
     ChangeKind.DELETED: registry.AdapterEvent.TYPE_DELETED,
 }
+_DECISION = {
+    DecisionKind.TRAFFIC_SET: registry.TrafficDecision.KIND_TRAFFIC_SET,
+    DecisionKind.CANARY_STARTED: registry.TrafficDecision.KIND_CANARY_STARTED,
+    DecisionKind.CANARY_PROMOTED: registry.TrafficDecision.KIND_CANARY_PROMOTED,
+    DecisionKind.CANARY_ENDED: registry.TrafficDecision.KIND_CANARY_ENDED,
+    DecisionKind.CANARY_ROLLED_BACK: registry.TrafficDecision.KIND_CANARY_ROLLED_BACK,
+}
+_CANARY_LIMITS = ("max_error_increase", "max_first_token_ratio", "window_s", "min_requests")
 _PIN_FROM = {proto: tier for tier, proto in PIN.items()}
 _LIMITS = tuple(field.name for field in quota.Limits.DESCRIPTOR.fields)
 
@@ -81,6 +92,27 @@ def traffic(message: registry.SetTrafficRequest) -> tuple[TrafficWeight, ...]:
     return tuple(TrafficWeight(share.revision, share.weight) for share in message.traffic)
 
 
+def canary(message: registry.StartCanaryRequest) -> Canary:
+    """A canary; limits that are absent have their defaults."""
+    limits = {name: getattr(message, name) for name in _CANARY_LIMITS if message.HasField(name)}  # type: ignore[arg-type]
+    return Canary(revision=message.revision, percent=message.percent, **limits)
+
+
+def _canary_to_proto(value: Canary) -> registry.Canary:
+    return registry.Canary(
+        revision=value.revision,
+        percent=value.percent,
+        start_time=timestamp(value.start_s),
+        **{name: getattr(value, name) for name in _CANARY_LIMITS},
+    )
+
+
+def _decision_to_proto(value: TrafficDecision) -> registry.TrafficDecision:
+    return registry.TrafficDecision(
+        time=timestamp(value.time_s), kind=_DECISION[value.kind], revision=value.revision, reason=value.reason
+    )
+
+
 def adapter_to_proto(adapter: Adapter, problems: Iterable[Report] = ()) -> registry.Adapter:
     """An adapter with what workers last refused about it."""
     return registry.Adapter(
@@ -95,6 +127,8 @@ def adapter_to_proto(adapter: Adapter, problems: Iterable[Report] = ()) -> regis
         traffic=[
             registry.TrafficWeight(revision=share.revision, weight=share.weight) for share in adapter.traffic
         ],
+        canary=_canary_to_proto(adapter.canary) if adapter.canary else None,
+        decisions=[_decision_to_proto(decision) for decision in adapter.decisions],
         pin=PIN[adapter.pin],
         generation=adapter.generation,
         resource_version=str(adapter.resource_version),
@@ -151,7 +185,7 @@ def resource_version(text: str) -> int | None:
 def adapter_to_model(adapter: Adapter, *, tenant: str) -> inference.Model:
     """An adapter as a client of `tenant` names it: by its owner too when it is shared with it."""
     return inference.Model(
-        id=adapter.key.name if adapter.key.tenant == tenant else str(adapter.key),
+        id=adapter.known_as(tenant),
         parent=adapter.base_model,
         root=adapter.current.source,
         revision=adapter.current.number,
@@ -191,6 +225,10 @@ def usage_to_proto(value: Usage, *, held: HeldBytes) -> quota.Usage:
         adapter_bytes=value.adapter_bytes,
         slot_bytes=held.slot_bytes,
         cpu_bytes=held.cpu_bytes,
+        disk_bytes=held.disk_bytes,
+        resident_slots=held.slots,
+        cold_loads=value.cold_loads,
+        remaining_cold_loads=value.remaining_cold_loads,
         remaining_requests=value.remaining_requests,
         remaining_tokens=value.remaining_tokens,
     )

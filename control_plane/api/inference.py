@@ -5,21 +5,20 @@ worker to client without being decoded and encoded again.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from control_plane.api import convert
+from control_plane.api import convert, paging
 from control_plane.api.caller import Context, inference_tenant, request_id
 from control_plane.api.calls import Call, Generate
-from control_plane.api.paging import after
 from control_plane.api.relay import Relay
 from control_plane.registry.service import Registry
 from control_plane.workers.fleet import Fleet
 from protos.inference.v1 import inference_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
-MAX_MODELS = 1000
 TRACE_METADATA = ("traceparent", "tracestate")
 
 
@@ -38,11 +37,16 @@ class InferenceServicer:
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Return base models and the adapters that the caller may use, with their lineage."""
         tenant = inference_tenant("")
-        models = [convert.base_to_model(worker) for worker in self._fleet.base_workers()]
-        async for adapter in self._registry.visible(tenant):
-            models.append(convert.adapter_to_model(adapter, tenant=tenant))
-        models.sort(key=lambda model: model.id)
-        page, token = after(models, request.page_token, request.page_size or MAX_MODELS)
+        size, after = paging.begin(request.page_size, request.page_token)
+        bases = [convert.base_to_model(worker) for worker in self._fleet.base_workers()]
+        models = [base for base in bases if base.id > after]
+        limit = len(models) + size + 1
+        async with aclosing(self._registry.visible(tenant, after, chunk=size + 1)) as adapters:
+            async for adapter in adapters:
+                models.append(convert.adapter_to_model(adapter, tenant=tenant))
+                if len(models) == limit:
+                    break
+        page, token = paging.end(models, size)
         return pb.ListModelsResponse(models=page, next_page_token=token)
 
     async def Tokenize(self, raw: bytes, context: Context) -> bytes:

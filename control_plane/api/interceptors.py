@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from control_plane.access.keys import Keys
 from control_plane.access.types import Identity
+from control_plane.api.auditing import Auditor
 from control_plane.api.caller import Context, set_caller, set_request_id
 from control_plane.api.roles import ROLES, is_open
 from control_plane.api.status import status_of
@@ -35,13 +36,14 @@ def ignore_finished(method: str, code: grpc.StatusCode, elapsed_s: float) -> Non
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Authenticates, authorises, logs and translates errors.
+    """Authenticates, authorises, audits, logs and translates errors.
 
     `finished` is told method, status and seconds of every call, for metrics.
     """
 
-    def __init__(self, keys: Keys, finished: Finished = ignore_finished) -> None:
+    def __init__(self, keys: Keys, auditor: Auditor, finished: Finished = ignore_finished) -> None:
         self._keys = keys
+        self._auditor = auditor
         self._finished = finished
 
     async def intercept_service(
@@ -78,8 +80,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 status = rpc_status.to_status(status_of(error))
                 code = status.code
                 _log.debug("call failed", code=code.name, reason=status.details)
+                await self._auditor.record(method, request, code)
                 await context.abort_with_status(status)
             else:
+                await self._auditor.record(method, request, code)
                 return result
             finally:
                 self._finished(method, code, time.monotonic() - began)
@@ -90,10 +94,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if is_open(method):
             return
         identity = await self._identify(metadata)
+        set_caller(identity)
         if identity.role not in ROLES.get(method, ()):
             raise Forbidden(f"a key of role {identity.role.value!r} may not call {method}")
         structlog.contextvars.bind_contextvars(tenant=identity.tenant, key_id=identity.key_id)
-        set_caller(identity)
 
     async def _identify(self, metadata: dict[str, Any]) -> Identity:
         authorization = metadata.get("authorization", "")

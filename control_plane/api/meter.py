@@ -4,7 +4,8 @@ Nothing is re-encoded. A message's first byte is the tag of its event, so only w
 parsed: with upb about a microsecond a delta, a thirtieth of what gRPC spends on it.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 from protos.inference.v1 import inference_pb2 as pb
 
@@ -17,12 +18,18 @@ _STARTED, _DELTA, _FINISHED = (
     (pb.GenerateResponse.DESCRIPTOR.fields_by_name[name].number << 3) | 2  # 2: length-delimited
     for name in ("started", "delta", "finished")
 )
+_COLD = frozenset({pb.TIER_DISK, pb.TIER_SOURCE})
 
 
 class Meter:
     """Counts one request's tokens. Before it has started nothing was used."""
 
-    def __init__(self, prompt_bound: int) -> None:
+    def __init__(self, prompt_bound: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = clock()
+        self._load_s = 0.0
+        self.cold: bool | None = None  # its adapter came from disk or source; None: it has not started
+        self.first_token_s: float | None = None  # from now on, without the loading of its adapter
         self.started = False
         self.finished = False
         self.prompt_tokens = prompt_bound  # until the worker says how many they are
@@ -32,11 +39,15 @@ class Meter:
         """Take one message of the stream."""
         tag = message[0] if message else 0
         if tag == _DELTA:
+            if self.first_token_s is None:
+                self.first_token_s = max(0.0, self._clock() - self._began_s - self._load_s)
             self.completion_tokens += len(pb.GenerateResponse.FromString(message).delta.token_ids)
         elif tag == _STARTED:
             self.started = True
-            prompt_tokens = pb.GenerateResponse.FromString(message).started.prompt_tokens
-            self.prompt_tokens = prompt_tokens or self.prompt_tokens
+            started = pb.GenerateResponse.FromString(message).started
+            self.prompt_tokens = started.prompt_tokens or self.prompt_tokens
+            self._load_s = started.load_s
+            self.cold = started.tier in _COLD
         elif tag == _FINISHED:
             usage = pb.GenerateResponse.FromString(message).finished.usage
             self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens

@@ -1,9 +1,8 @@
-"""Paging of lists that are made in memory: a token is the id of the last model of its page."""
+"""Paging of models: a token is the id of the last model of its page."""
 
 import base64
 import binascii
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from control_plane.errors import InvalidArgument
 from protos.inference.v1 import inference_pb2 as pb
@@ -11,13 +10,18 @@ from protos.inference.v1 import inference_pb2 as pb
 MAX_PAGE = 1000
 
 
-def after(models: Sequence[pb.Model], token: str, size: int) -> tuple[Sequence[pb.Model], str]:
-    """Return the page of models (sorted by id) after a token, and the next token."""
+def begin(page_size: int, token: str) -> tuple[int, str]:
+    """Return how many models the page has (0: the most there can be) and the id that it begins after."""
+    size = page_size or MAX_PAGE
     if not 1 <= size <= MAX_PAGE:
         raise InvalidArgument("page_size", size, f"must be between 1 and {MAX_PAGE}")
-    begin = bisect_right(models, _last_id(token), key=lambda model: model.id) if token else 0
-    page = models[begin : begin + size]
-    return page, _token(page[-1].id) if begin + size < len(models) else ""
+    return size, _last_id(token) if token else ""
+
+
+def end(models: Iterable[pb.Model], size: int) -> tuple[Sequence[pb.Model], str]:
+    """Return the page of at least one model more than it has, if there are more, and the next token."""
+    ordered = sorted(models, key=lambda model: model.id)
+    return ordered[:size], _token(ordered[size - 1].id) if len(ordered) > size else ""
 
 
 def _token(model_id: str) -> str:

@@ -64,6 +64,7 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
             request.expected_digest,
             convert.policy(request.reload_policy),
             confined=is_confined(),
+            keep_current=request.keep_current,
         )
         return await self._shown(adapter)
 
@@ -80,6 +81,16 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         """Split traffic over revisions."""
         key = _key(request.tenant, request.name)
         return await self._shown(await self._registry.set_traffic(key, convert.traffic(request)))
+
+    async def StartCanary(self, request: pb.StartCanaryRequest, context: Context) -> pb.Adapter:
+        """Put a revision on trial."""
+        key = _key(request.tenant, request.name)
+        return await self._shown(await self._registry.start_canary(key, convert.canary(request)))
+
+    async def EndCanary(self, request: pb.EndCanaryRequest, context: Context) -> pb.Adapter:
+        """End the trial."""
+        key = _key(request.tenant, request.name)
+        return await self._shown(await self._registry.end_canary(key, promote=request.promote))
 
     async def PinAdapter(self, request: pb.PinAdapterRequest, context: Context) -> pb.Adapter:
         """Keep it in a tier."""

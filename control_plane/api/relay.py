@@ -18,16 +18,27 @@ from control_plane.api.admission import Admission, Admitted
 from control_plane.api.calls import Call, Generate, granted, own_adapter, wanted
 from control_plane.api.channels import Channels, Line
 from control_plane.api.meter import Meter, completion_bound, prompt_bound
+from control_plane.api.residency import Residency
 from control_plane.api.status import DETAILS_METADATA
 from control_plane.errors import NoWorker
 from control_plane.placement.route import route
 from control_plane.registry.service import Registry
+from control_plane.registry.trials import Ending, Trials
 from control_plane.registry.types import Target
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.types import Worker
 
 GRANT = "loraplane-grant"
 REQUEST_ID = "loraplane-request-id"
+# What a request brings about itself says nothing of the revision that it got.
+CALLERS_FAULT = frozenset(
+    {
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
 
 
 @dataclass(slots=True)
@@ -43,17 +54,21 @@ class Relay:
 
     def __init__(
         self,
+        *,
         registry: Registry,
         fleet: Fleet,
         admission: Admission,
+        residency: Residency,
+        trials: Trials,
         channels: Channels,
         signer: GrantSigner,
-        *,
         grant_ttl_s: float,
     ) -> None:
         self._registry = registry
         self._fleet = fleet
         self._admission = admission
+        self._residency = residency
+        self._trials = trials
         self._channels = channels
         self._signer = signer
         self._grant_ttl_s = grant_ttl_s
@@ -61,7 +76,9 @@ class Relay:
 
     async def generate(self, request: Generate, call: Call) -> AsyncGenerator[bytes, None]:
         """Stream one generation."""
-        target = await self._target(call.tenant, request.message.model)
+        # Without a routing key each request draws its own revision.
+        routing_key = request.message.routing_key or call.request_id
+        target = await self._target(call.tenant, request.message.model, routing_key)
         meter = Meter(prompt_bound(request.message))
         max_tokens = completion_bound(request.message.sampling)
         admission = self._admission.admit(
@@ -70,35 +87,57 @@ class Relay:
             meter,
             completion_tokens=max_tokens,
             adapter=own_adapter(target, call.tenant),
+            owner=target.adapter.key.tenant if target.adapter else "",
         )
-        forwarding = aclosing(self._forward(request.raw, target, call, max_tokens))
-        async with admission as admitted, forwarding as messages:
-            async for message in messages:
-                await _account(admitted, message)
-                yield message
+        async with (
+            admission as admitted,
+            aclosing(self._forward(request.raw, target, call, max_tokens, admitted)) as messages,
+        ):
+            with self._noted(target, meter):
+                async for message in messages:
+                    meter.read(message)
+                    if meter.finished:
+                        # Before the client hears of the end, so that its next request finds it settled.
+                        await admitted.settle()
+                    yield message
 
     async def tokenize(self, raw: bytes, model: str, call: Call) -> bytes:
         """Tokenize on any worker of the model."""
-        target = await self._target(call.tenant, model)
+        target = await self._target(call.tenant, model, call.request_id)
         attempts = _Attempts()
         while True:
-            worker, metadata = self._next(target, call, 0, attempts)
+            worker = self._next(target, attempts)
+            metadata = self._metadata(target, call, worker, 0)
             try:
                 line = self._channels.to(worker)
                 return await line.tokenize(raw, timeout_s=call.timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 _try_elsewhere(attempts, worker, error)
 
-    async def _target(self, tenant: str, model: str) -> Target:
-        return await self._registry.resolve(tenant, model, self._fleet.base_models())
+    async def _target(self, tenant: str, model: str, routing_key: str) -> Target:
+        return await self._registry.resolve(tenant, model, self._fleet.base_models(), routing_key)
+
+    @contextmanager
+    def _noted(self, target: Target, meter: Meter) -> Iterator[None]:
+        """Note how the request ended; a client that leaves is no failure."""
+        failed = False
+        try:
+            yield
+        except (NoWorker, grpc.aio.AioRpcError) as error:
+            failed = not isinstance(error, grpc.aio.AioRpcError) or error.code() not in CALLERS_FAULT
+            raise
+        finally:
+            self._trials.note(target, Ending(failed, meter.first_token_s))
 
     async def _forward(
-        self, raw: bytes, target: Target, call: Call, max_tokens: int
+        self, raw: bytes, target: Target, call: Call, max_tokens: int, admitted: Admitted
     ) -> AsyncGenerator[bytes, None]:
         attempts = _Attempts()
         begun = False
         while True:
-            worker, metadata = self._next(target, call, max_tokens, attempts)
+            worker = self._next(target, attempts)
+            await admitted.hold(await self._residency.claim(target, worker, admitted.reservation))
+            metadata = self._metadata(target, call, worker, max_tokens)
             try:
                 with self._sent(worker):
                     line = self._channels.to(worker)
@@ -112,11 +151,9 @@ class Relay:
                     raise _failure(worker, error) from error
                 _try_elsewhere(attempts, worker, error)
 
-    def _next(
-        self, target: Target, call: Call, max_tokens: int, attempts: _Attempts
-    ) -> tuple[Worker, tuple[tuple[str, str], ...]]:
+    def _next(self, target: Target, attempts: _Attempts) -> Worker:
         try:
-            worker = route(
+            return route(
                 wanted(target), self._fleet.workers(), in_flight=self._in_flight, excluded=attempts.excluded
             )
         except NoWorker:
@@ -124,6 +161,10 @@ class Relay:
             if attempts.error is not None and _has_details(attempts.error):
                 raise attempts.error from None
             raise
+
+    def _metadata(
+        self, target: Target, call: Call, worker: Worker, max_tokens: int
+    ) -> tuple[tuple[str, str], ...]:
         grant = self._signer.sign(
             Grant(
                 request_id=call.request_id,
@@ -135,7 +176,7 @@ class Relay:
                 adapter=granted(target),
             )
         )
-        return worker, ((GRANT, grant), (REQUEST_ID, call.request_id), *call.trace)
+        return ((GRANT, grant), (REQUEST_ID, call.request_id), *call.trace)
 
     @contextmanager
     def _sent(self, worker: Worker) -> Iterator[None]:
@@ -163,13 +204,6 @@ async def _stream(
     finally:
         # Leaving the loop does not cancel the call. A no-op when it has ended.
         call.cancel()
-
-
-async def _account(admitted: Admitted, message: bytes) -> None:
-    admitted.meter.read(message)
-    if admitted.meter.finished:
-        # Before the client hears of the end, so that its next request finds the account settled.
-        await admitted.settle()
 
 
 def _try_elsewhere(attempts: _Attempts, worker: Worker, error: grpc.aio.AioRpcError) -> None:

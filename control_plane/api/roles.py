@@ -19,6 +19,8 @@ _BY_ROLES = {
         "PublishRevision",
         "Rollback",
         "SetTraffic",
+        "StartCanary",
+        "EndCanary",
         "PinAdapter",
         "UnpinAdapter",
         "DeleteAdapter",
@@ -27,7 +29,8 @@ _BY_ROLES = {
         "EvictAdapter",
         "ReloadAdapter",
     ),
-    ("access.v1.AccessKeys", TENANT_ADMIN): ("CreateKey", "ListKeys", "RevokeKey"),
+    ("access.v1.AccessKeys", TENANT_ADMIN): ("CreateKey", "ListKeys", "RevokeKey", "RotateKey"),
+    ("access.v1.AccessKeys", ADMIN): ("ListAuditEvents",),
     # A tenant sees what it may use; what it may use is not its own to decide.
     ("quota.v1.TenantQuotas", TENANT_ADMIN): ("GetQuota", "GetUsage"),
     ("quota.v1.TenantQuotas", ADMIN): ("SetQuota", "DeleteQuota", "ListQuotas"),

@@ -157,6 +157,9 @@ def publish(
     policy: PolicyOption = Policy.FINISH_RUNNING,
     expected_revision: Annotated[int | None, typer.Option(help="refuse unless it is current")] = None,
     expected_digest: Annotated[str, typer.Option(help="refuse any other")] = "",
+    keep_current: Annotated[
+        bool, typer.Option("--keep-current", help="only add the revision, for traffic or a canary")
+    ] = False,
 ) -> None:
     """Publish new weights under an adapter's name."""
     request = pb.PublishRevisionRequest(
@@ -166,6 +169,7 @@ def publish(
         reload_policy=policy.proto,
         expected_revision=expected_revision,
         expected_digest=expected_digest,
+        keep_current=keep_current,
     )
     session.show(_call(session, "PublishRevision", request), print_adapter)
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
-import grpc
 import typer
 from google.protobuf.message import Message
 
-from control_plane.cli.connection import DEFAULT_STATE_DIR, Connection, connect
+from control_plane.cli.connection import DEFAULT_STATE_DIR, Connection, TlsFiles, connect
 from control_plane.cli.failures import reported
 from control_plane.cli.output import print_json
 
@@ -27,12 +26,12 @@ class Session:
 
     def call(self, stub_type: Any, method: str, request: Message) -> Any:
         """One unary call."""
-        with grpc.insecure_channel(self.connection.endpoint) as channel:
+        with self.connection.channel() as channel:
             return getattr(stub_type(channel), method)(request, metadata=self.connection.metadata)
 
     def stream(self, stub_type: Any, method: str, request: Message) -> Iterator[Any]:
         """One call that streams; leaving the loop early cancels it."""
-        with grpc.insecure_channel(self.connection.endpoint) as channel:
+        with self.connection.channel() as channel:
             call = getattr(stub_type(channel), method)(request, metadata=self.connection.metadata)
             try:
                 yield from call
@@ -45,6 +44,10 @@ class Session:
             print_json(answer)
         else:
             print_table(answer)
+
+
+def _pem(variable: str, meaning: str) -> object:
+    return Annotated[Path | None, typer.Option(envvar=variable, help=meaning)]
 
 
 _SHARED: dict[str, tuple[object, object]] = {
@@ -61,6 +64,9 @@ _SHARED: dict[str, tuple[object, object]] = {
         DEFAULT_STATE_DIR,
         Annotated[Path, typer.Option(envvar="LORAPLANE_STATE_DIR", help="where `up` keeps its state")],
     ),
+    "tls_ca_file": (None, _pem("LORAPLANE_TLS_CA_FILE", "certificates of whom to trust; with it, TLS")),
+    "tls_cert_file": (None, _pem("LORAPLANE_TLS_CERT_FILE", "certificate to show (mutual TLS)")),
+    "tls_key_file": (None, _pem("LORAPLANE_TLS_KEY_FILE", "its private key")),
 }
 
 
@@ -72,9 +78,10 @@ def command(
     def add(function: Callable[Concatenate[Session, P], None]) -> Callable[Concatenate[Session, P], None]:
         @functools.wraps(function)
         def run(**given: Any) -> None:
-            as_json, endpoint, key, state_dir = (given.pop(option) for option in _SHARED)
+            as_json, endpoint, key, state_dir, *tls = (given.pop(option) for option in _SHARED)
             with reported():
-                function(Session(connect(endpoint, key, state_dir), as_json), **given)  # type: ignore[call-arg]
+                connection = connect(endpoint, key, state_dir, TlsFiles(*tls))
+                function(Session(connection, as_json), **given)  # type: ignore[call-arg]
 
         own = list(inspect.signature(function).parameters.values())[1:]
         shared = [

@@ -4,12 +4,42 @@ Both come from flags, else from the environment, else from the file that `lorapl
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
 
 DEFAULT_ENDPOINT = "127.0.0.1:8470"
 DEFAULT_STATE_DIR = Path(".loraplane")
 CLIENT_FILE = "client.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: whom to trust (None: plain text), and what to show a server that asks for it."""
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "TlsFiles":
+        """The files that the processes' own settings name."""
+        names = ("LORAPLANE_TLS_CA_FILE", "LORAPLANE_TLS_CERT_FILE", "LORAPLANE_TLS_KEY_FILE")
+        return cls(*(Path(environment[name]) if environment.get(name) else None for name in names))
+
+    def channel(self, endpoint: str) -> grpc.Channel:
+        """Open a channel; raise OSError when a file cannot be read."""
+        if self.authority is None:
+            return grpc.insecure_channel(endpoint)
+        pair: tuple[bytes | None, bytes | None] = (None, None)
+        if self.certificate is not None and self.private_key is not None:
+            pair = (self.private_key.read_bytes(), self.certificate.read_bytes())
+        return grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(self.authority.read_bytes(), *pair))
+
+
+PLAIN = TlsFiles()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +48,14 @@ class Connection:
 
     endpoint: str
     key: str
+    tls: TlsFiles = PLAIN
 
     def __repr__(self) -> str:
         return f"Connection(endpoint={self.endpoint!r}, key='***')"
+
+    def channel(self) -> grpc.Channel:
+        """Open a channel to the control plane."""
+        return self.tls.channel(self.endpoint)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -28,12 +63,12 @@ class Connection:
         return (("authorization", f"Bearer {self.key}"),) if self.key else ()
 
 
-def connect(endpoint: str | None, key: str | None, state_dir: Path) -> Connection:
+def connect(endpoint: str | None, key: str | None, state_dir: Path, tls: TlsFiles = PLAIN) -> Connection:
     """Fill what is not given from the file that `up` wrote under `state_dir`."""
     written = _read(state_dir / CLIENT_FILE)
     if key is None and "key_file" in written:
         key = Path(written["key_file"]).read_text().strip()
-    return Connection(endpoint or written.get("endpoint", DEFAULT_ENDPOINT), key or "")
+    return Connection(endpoint or written.get("endpoint", DEFAULT_ENDPOINT), key or "", tls)
 
 
 def write_client_file(state_dir: Path, endpoint: str, key_file: Path) -> None:

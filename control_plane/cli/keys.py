@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from control_plane.cli.command import Session, command
-from control_plane.cli.output import console, enum_label, print_table
+from control_plane.cli.output import console, enum_label, moment, print_table
 from protos.access.v1 import access_pb2 as pb
 from protos.access.v1 import access_pb2_grpc
 
-app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke")
+app = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke")
 STUB = access_pb2_grpc.AccessKeysStub
 
 
@@ -49,8 +49,29 @@ def revoke(session: Session, key_id: Annotated[str, typer.Argument(help="the key
     console.print(f"revoked {key_id}")
 
 
+@command(app)
+def rotate(
+    session: Session,
+    key_id: Annotated[str, typer.Argument(help="the key's id")],
+    grace: Annotated[float, typer.Option(min=0, help="seconds that the old key still works")] = 0.0,
+) -> None:
+    """Create a key's successor, print its secret, once, and end the old one."""
+    request = pb.RotateKeyRequest(key_id=key_id, grace_s=grace)
+    session.show(session.call(STUB, "RotateKey", request), lambda answer: console.print(answer.secret))
+
+
 def _print_keys(page: pb.ListKeysResponse) -> None:
     print_table(
-        ("key", "tenant", "role", "description"),
-        ((k.key_id, k.tenant, enum_label(pb.Role.Name(k.role), "ROLE_"), k.description) for k in page.keys),
+        ("key", "tenant", "role", "description", "last use", "expires"),
+        (
+            (
+                key.key_id,
+                key.tenant,
+                enum_label(pb.Role.Name(key.role), "ROLE_"),
+                key.description,
+                moment(key.last_use_time) if key.HasField("last_use_time") else "never",
+                moment(key.expire_time) if key.HasField("expire_time") else "",
+            )
+            for key in page.keys
+        ),
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from control_plane.cli.connection import PLAIN, TlsFiles
 from control_plane.store.valkey import EmbeddedValkey
 
 STOP_TIMEOUT_S = 15.0
@@ -47,7 +48,14 @@ def valkey_of(state_dir: Path) -> EmbeddedValkey:
 class LocalStack:
     """The processes of one state directory, started in their own sessions."""
 
-    def __init__(self, state_dir: Path, endpoint: str, components: tuple[Component, ...]) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        endpoint: str,
+        components: tuple[Component, ...],
+        tls: TlsFiles = PLAIN,
+    ) -> None:
+        self._tls = tls
         self._state_dir = state_dir
         self._endpoint = endpoint
         self._components = components
@@ -100,7 +108,7 @@ class LocalStack:
 
     def _await(self, service: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        with grpc.insecure_channel(self._endpoint) as channel:
+        with self._tls.channel(self._endpoint) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while not _serving(stub, service):
                 self._raise_for_dead()

@@ -2,9 +2,12 @@
 
 import typer
 
-from control_plane.cli import adapters, keys, processes, quotas, workers
+from control_plane.cli import adapters, keys, processes, quotas, traffic, workers
+from control_plane.cli.audit import audit
+from control_plane.cli.certificates import certs
 from control_plane.cli.command import command
 from control_plane.cli.generate import generate
+from control_plane.cli.top import top
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +23,10 @@ app.command("down")(processes.down)
 app.command("control-plane", context_settings=processes.PASS_THROUGH)(processes.control_plane)
 workers.app.command("run", context_settings=processes.PASS_THROUGH)(processes.worker)
 command(app, "generate")(generate)
+command(app, "audit")(audit)
+command(app, "top")(top)
+app.add_typer(traffic.app, name="traffic")
+app.command("certs")(certs)
 
 
 @workers.app.callback(invoke_without_command=True)

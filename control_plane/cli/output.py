@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 
@@ -49,6 +50,11 @@ def size(num_bytes: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} {_UNITS[-1]}"
+
+
+def moment(time: Timestamp) -> str:
+    """A time on the server's clock, for people: 2026-11-22 00:24:12Z."""
+    return f"{time.ToDatetime():%Y-%m-%d %H:%M:%S}Z"
 
 
 def enum_label(name: str, prefix: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from control_plane.cli.connection import DEFAULT_ENDPOINT, DEFAULT_STATE_DIR, write_client_file
+from control_plane.cli.connection import DEFAULT_ENDPOINT, DEFAULT_STATE_DIR, TlsFiles, write_client_file
 from control_plane.cli.failures import reported
 from control_plane.cli.local import Component, LocalStack, valkey_of
 from control_plane.cli.output import console
@@ -91,7 +91,8 @@ def _stack(
             "OMP_WAIT_POLICY": "PASSIVE",
         },
     )
-    return LocalStack(state_dir, endpoint, (control_plane_, worker_))
+    # Both processes inherit the settings; one certificate serves them all on one machine.
+    return LocalStack(state_dir, endpoint, (control_plane_, worker_), TlsFiles.of(os.environ))
 
 
 def _supervise(stack: LocalStack) -> None:

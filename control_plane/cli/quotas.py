@@ -35,6 +35,9 @@ def set_(
     concurrent_requests: Limit = None,
     registered_adapters: Limit = None,
     adapter_bytes: Limit = None,
+    resident_slots: Limit = None,
+    cold_loads_per_minute: Limit = None,
+    adapter: Annotated[str, typer.Option(help="limits of this one adapter of the tenant")] = "",
 ) -> None:
     """Set a tenant's limits, whole: what is left out becomes unlimited."""
     limits = pb.Limits(
@@ -43,8 +46,10 @@ def set_(
         concurrent_requests=concurrent_requests,
         registered_adapters=registered_adapters,
         adapter_bytes=adapter_bytes,
+        resident_slots=resident_slots,
+        cold_loads_per_minute=cold_loads_per_minute,
     )
-    request = pb.SetQuotaRequest(quota=pb.Quota(tenant=tenant, limits=limits))
+    request = pb.SetQuotaRequest(quota=pb.Quota(tenant=tenant, adapter=adapter, limits=limits))
     session.show(session.call(STUB, "SetQuota", request), lambda quota: _print_quotas([quota]))
 
 
@@ -77,7 +82,10 @@ def usage(session: Session, tenant: Tenant) -> None:
 
 def _print_usage(usage: pb.Usage) -> None:
     print_table(
-        ("tenant", "running", "requests", "refused", "prompt tokens", "new tokens", "adapters", "bytes"),
+        (
+            *("tenant", "running", "requests", "refused", "prompt tokens", "new tokens", "adapters", "bytes"),
+            *("slots", "slot bytes", "cpu bytes", "disk bytes", "cold loads"),
+        ),
         [
             (
                 usage.tenant,
@@ -88,6 +96,11 @@ def _print_usage(usage: pb.Usage) -> None:
                 usage.completion_tokens,
                 usage.registered_adapters,
                 size(usage.adapter_bytes),
+                usage.resident_slots,
+                size(usage.slot_bytes),
+                size(usage.cpu_bytes),
+                size(usage.disk_bytes),
+                usage.cold_loads,
             )
         ],
     )

@@ -76,10 +76,21 @@ class Command:
     generation: int
     action: Action
 
+    @property
+    def place(self) -> tuple[str, AdapterKey, Verb, int]:
+        """What it is about: a later command of the same place takes this one's.
 
-def load(worker_id: str, adapter: Adapter, *, into_slot: bool = False) -> Command:
-    """Hold the adapter's current revision."""
-    return Command(worker_id, adapter.generation, Load(adapter.key, adapter.current, into_slot))
+        Loads of different revisions do not: several are served at once where traffic is split.
+        """
+        number = self.action.revision.number if isinstance(self.action, Load) else 0
+        return self.worker_id, self.action.key, self.action.verb, number
+
+
+def load(
+    worker_id: str, adapter: Adapter, revision: Revision | None = None, *, into_slot: bool = False
+) -> Command:
+    """Hold a revision of the adapter, the current one unless another is named."""
+    return Command(worker_id, adapter.generation, Load(adapter.key, revision or adapter.current, into_slot))
 
 
 def reload(

@@ -33,6 +33,7 @@ class Quotas:
     def __init__(self, redis: Redis, defaults: Limits, reservation_ttl_s: float) -> None:
         self._redis = redis
         self._defaults = defaults
+        self._default_arguments = defaults.arguments()
         self._ttl_ms = round(reservation_ttl_s * 1000)
         self._limits = LimitsStore(redis)
         self._reserve, self._settle, self._renew = (
@@ -78,12 +79,16 @@ class Quotas:
         reply = await self._reserve.run(
             self._redis,
             _keys(tenant, request_id, adapter),
-            (request_id, tokens, self._ttl_ms, *self._default_arguments()),
+            (request_id, tokens, self._ttl_ms, *self._default_arguments),
         )
         match reply:
-            case ["OK", reserved]:
+            case ["OK", reserved, limits_slots]:
                 return Reservation(
-                    tenant=tenant, request_id=request_id, tokens=int(reserved), adapter=adapter
+                    tenant=tenant,
+                    request_id=request_id,
+                    tokens=int(reserved),
+                    adapter=adapter,
+                    limits_slots=bool(limits_slots),
                 )
             case ["OVER", limit, maximum, wait_us]:
                 raise QuotaExceeded(tenant, limit, int(maximum), _retry_after_s(limit, int(maximum), wait_us))
@@ -98,7 +103,7 @@ class Quotas:
                 reservation.request_id,
                 prompt_tokens,
                 completion_tokens,
-                *self._default_arguments(),
+                *self._default_arguments,
                 max(self._ttl_ms, round(SETTLED_TTL_S * 1000)),
             ),
         )
@@ -119,9 +124,10 @@ class Quotas:
     async def usage(self, tenant: str) -> Usage:
         """Return what a tenant uses now and has used."""
         _check_scope(tenant, "")
-        inflight, requests, tokens, totals = await self._usage.run(
-            self._redis, (keys.quota_totals(tenant), *keys.quota_scope(tenant)), self._default_arguments()
+        inflight, *remaining, totals = await self._usage.run(
+            self._redis, (keys.quota_totals(tenant), *keys.quota_scope(tenant)), self._default_arguments
         )
+        requests, tokens, cold_loads = (None if left == "" else int(left) for left in remaining)
         held = await self._redis.hmget(keys.registry_held(tenant), ["adapters", "bytes"])
         total = {field: int(value) for field, value in zip(totals[::2], totals[1::2], strict=True)}
         return Usage(
@@ -129,19 +135,11 @@ class Quotas:
             concurrent_requests=inflight,
             registered_adapters=int(held[0] or 0),
             adapter_bytes=int(held[1] or 0),
-            remaining_requests=None if requests == "" else int(requests),
-            remaining_tokens=None if tokens == "" else int(tokens),
+            remaining_requests=requests,
+            remaining_tokens=tokens,
+            remaining_cold_loads=cold_loads,
             **total,
         )
-
-    def _default_arguments(self) -> tuple[str, str, str]:
-        """The defaults in the order of scope.lua's LIMITS."""
-        limits = self._defaults
-        requests, tokens, concurrent = (
-            "" if limit is None else str(limit)
-            for limit in (limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent_requests)
-        )
-        return requests, tokens, concurrent
 
 
 def _keys(tenant: str, request_id: str, adapter: str) -> tuple[str, ...]:

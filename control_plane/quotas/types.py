@@ -1,6 +1,6 @@
 """Limits and usage of a tenant as values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,14 @@ class Limits:
     adapter_bytes: int | None = None
     resident_slots: int | None = None
     cold_loads_per_minute: int | None = None
+
+    def arguments(self) -> tuple[str, ...]:
+        """Those that scripts check for requests, in the order of scope.lua's LIMITS; '' for no limit."""
+        checked = (getattr(self, field.name) for field in fields(self) if field.name not in _OF_REGISTRY)
+        return tuple("" if limit is None else str(limit) for limit in checked)
+
+
+_OF_REGISTRY = frozenset({"registered_adapters", "adapter_bytes"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,8 @@ class Reservation:
     request_id: str
     tokens: int  # reserved: the worst case, prompt + max_tokens
     adapter: str = ""  # whose own limits it also counts against
+    limits_slots: bool = False  # slots or cold loads are limited too
+    local: bool = False  # admitted by this process alone, while Redis was away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +59,5 @@ class Usage:
     adapter_bytes: int = 0
     remaining_requests: int | None = None
     remaining_tokens: int | None = None
+    cold_loads: int = 0
+    remaining_cold_loads: int | None = None

@@ -7,15 +7,19 @@ adapter never sends commands that look older than those of its first life.
 """
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from control_plane.registry.types import (
     Adapter,
     AdapterKey,
+    Canary,
+    DecisionKind,
     PinTier,
     ReloadPolicy,
     Revision,
     RevisionState,
+    TrafficDecision,
     TrafficWeight,
 )
 
@@ -33,6 +37,10 @@ def encode(adapter: Adapter) -> str:
             "labels": adapter.labels,
             "shared_with": adapter.shared_with,
             "traffic": [(share.revision, share.weight) for share in adapter.traffic],
+            "canary": asdict(adapter.canary) if adapter.canary else None,
+            "decisions": [
+                (one.time_s, one.kind.value, one.revision, one.reason) for one in adapter.decisions
+            ],
             "pin": adapter.pin.value,
             "reload_policy": adapter.reload_policy.value,
             "created_s": adapter.created_s,
@@ -57,6 +65,12 @@ def decode(stored: str) -> Adapter:
         labels=fields["labels"],
         shared_with=tuple(fields["shared_with"]),
         traffic=tuple(TrafficWeight(*share) for share in fields["traffic"]),
+        # Adapters that were stored before there were canaries have neither.
+        canary=Canary(**fields["canary"]) if fields.get("canary") else None,
+        decisions=tuple(
+            TrafficDecision(time_s, DecisionKind(kind), revision, reason)
+            for time_s, kind, revision, reason in fields.get("decisions", ())
+        ),
         pin=PinTier(fields["pin"]),
         reload_policy=ReloadPolicy(fields["reload_policy"]),
         created_s=fields["created_s"],

@@ -7,6 +7,7 @@ that changes nothing returns an equal adapter.
 from dataclasses import replace
 
 from control_plane.errors import NotFound, StaleRevision
+from control_plane.registry import traffic, traffic_edits
 from control_plane.registry.types import Adapter, NewAdapter, PinTier, ReloadPolicy, Revision
 from control_plane.resolvers.types import Resolved
 
@@ -40,6 +41,8 @@ def repeats(stored: Adapter, fresh: Adapter) -> bool:
         generation=stored.generation,
         resource_version=stored.resource_version,
         traffic=stored.traffic,
+        canary=stored.canary,
+        decisions=stored.decisions,
         pin=stored.pin,
         created_s=stored.created_s,
         updated_s=stored.updated_s,
@@ -53,19 +56,27 @@ def published(
     expected_revision: int | None,
     policy: ReloadPolicy | None,
     now_s: float,
+    *,
+    keep_current: bool = False,
 ) -> Adapter:
-    """Return it with the weights as its current revision; the current weights again change nothing."""
+    """Return it with the weights as its current revision; the current weights again change nothing.
+
+    All traffic goes to the new revision. With `keep_current` it is added and nothing else changes;
+    weights that are kept already change nothing.
+    """
     check_expected(adapter, expected_revision)
     adapter = replace(adapter, reload_policy=policy or adapter.reload_policy)
     revision = _revision(adapter.revisions[-1].number + 1, resolved, now_s)
     if (adapter.current.digest, adapter.current.source) == (revision.digest, revision.source):
         return adapter
-    kept = adapter.revisions[-(MAX_REVISIONS - 1) :]
-    return replace(adapter, revisions=(*kept, revision), current_revision=revision.number)
+    if keep_current:
+        return adapter if _find(adapter, revision) else _with(adapter, revision)
+    whole = traffic_edits.undivided(adapter, now_s, f"revision {revision.number} was published")
+    return _with(replace(whole, current_revision=revision.number), revision)
 
 
-def rolled_back(adapter: Adapter, number: int, expected_revision: int | None) -> Adapter:
-    """Return it with an older revision current; 0 is the one before the current."""
+def rolled_back(adapter: Adapter, number: int, expected_revision: int | None, now_s: float) -> Adapter:
+    """Return it with an older revision current and all traffic on it; 0 is the one before the current."""
     check_expected(adapter, expected_revision)
     kept = [revision.number for revision in adapter.revisions]
     if not number:
@@ -75,7 +86,8 @@ def rolled_back(adapter: Adapter, number: int, expected_revision: int | None) ->
         number = older[-1]
     if number not in kept:
         raise NotFound("revision", f"{adapter.key}@{number}", f"is not kept (there are {kept})")
-    return replace(adapter, current_revision=number)
+    whole = traffic_edits.undivided(adapter, now_s, f"rolled back to revision {number}")
+    return replace(whole, current_revision=number)
 
 
 def pinned(adapter: Adapter, tier: PinTier) -> Adapter:
@@ -96,6 +108,15 @@ def check_expected(adapter: Adapter, expected_revision: int | None) -> None:
 def size_bytes(adapter: Adapter | None) -> int:
     """Bytes of the weight files of all kept revisions."""
     return sum(revision.size_bytes for revision in adapter.revisions) if adapter else 0
+
+
+def _with(adapter: Adapter, revision: Revision) -> Adapter:
+    """Return it with one more revision; the oldest that nobody is given goes when there are too many."""
+    longer = replace(adapter, revisions=(*adapter.revisions, revision))
+    needed = {one.number for one in (*traffic.served(longer), revision)}
+    spare = [one for one in longer.revisions if one.number not in needed]
+    dropped = spare[: max(0, len(longer.revisions) - MAX_REVISIONS)]
+    return replace(longer, revisions=tuple(one for one in longer.revisions if one not in dropped))
 
 
 def _revision(number: int, resolved: Resolved, now_s: float) -> Revision:

@@ -6,18 +6,22 @@ every change is one atomic commit over the state it was decided on.
 """
 
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from control_plane.errors import InvalidArgument, NameTaken, NotFound, Refused, StoreUnavailable, Unsupported
-from control_plane.registry import changes, edits, listing, names
+from control_plane.errors import InvalidArgument, NameTaken, NotFound, Refused, StoreUnavailable
+from control_plane.registry import changes, edits, listing, names, traffic, traffic_edits
 from control_plane.registry.changes import AdapterChange
+from control_plane.registry.lookups import Lookups
 from control_plane.registry.store import AdapterStore, CommitConflict, LimitsOf
 from control_plane.registry.types import (
     Adapter,
     AdapterKey,
+    Canary,
     NewAdapter,
     Page,
     PinTier,
@@ -27,6 +31,7 @@ from control_plane.registry.types import (
 )
 from control_plane.resolvers.chain import ResolverChain
 from control_plane.resolvers.types import Resolved, ResolveRequest
+from control_plane.store import keys
 
 MAX_ATTEMPTS = 32  # commits that lose a race; each lost one means that another won
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -35,9 +40,18 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 class Registry:
     """The adapters of all tenants. Any number of replicas may share one Redis."""
 
-    def __init__(self, redis: Redis, resolvers: ResolverChain, limits_of: LimitsOf | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        resolvers: ResolverChain,
+        limits_of: LimitsOf | None = None,
+        *,
+        outage_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = redis
         self._store = AdapterStore(redis, limits_of)
+        self._lookups = Lookups(self._store.find, outage_s=outage_s, clock=clock)
         self._resolvers = resolvers
 
     async def register(self, new: NewAdapter) -> Adapter:
@@ -85,7 +99,11 @@ class Registry:
     ) -> Page:
         """Return a page of adapters in order of `tenant/name`; without a tenant, of all tenants."""
         low, high = listing.bounds(tenant, name_prefix, page_token)
-        return await listing.page(self._store.scan(low, high), name_prefix, labels, page_size)
+        index = keys.REGISTRY_INDEX
+        if labels:
+            index = await self._store.smallest([keys.registry_label(*label) for label in labels.items()])
+        adapters = self._store.scan(low, high, index=index, chunk=listing.size_of(page_size) + 1)
+        return await listing.page(adapters, name_prefix, labels, page_size)
 
     async def publish(
         self,
@@ -96,9 +114,11 @@ class Registry:
         reload_policy: ReloadPolicy | None = None,
         *,
         confined: bool = False,
+        keep_current: bool = False,
     ) -> Adapter:
         """Read the source (default: the current revision's, again) and make it the current revision.
 
+        With `keep_current` the revision is only added, for `set_traffic`, a canary or by its number.
         The same weights from the same source change nothing. Raises StaleRevision unless
         `expected_revision`, if given, is current; else as `register`.
         """
@@ -112,24 +132,47 @@ class Registry:
             confined=confined and bool(source),  # reading a source again that was allowed once is allowed
         )
         resolved = await self._resolve(request, expected_digest)
-        now_s = await self._store.now_s()
-        return await self._change(
-            key, lambda stored: edits.published(stored, resolved, expected_revision, reload_policy, now_s)
-        )
+
+        def published(stored: Adapter, now_s: float) -> Adapter:
+            return edits.published(
+                stored, resolved, expected_revision, reload_policy, now_s, keep_current=keep_current
+            )
+
+        return await self._change(key, published)
 
     async def rollback(
         self, key: AdapterKey, revision: int = 0, expected_revision: int | None = None
     ) -> Adapter:
         """Make a kept revision current; 0 is the one before the current. Raises NotFound, StaleRevision."""
-        return await self._change(key, lambda stored: edits.rolled_back(stored, revision, expected_revision))
+        return await self._change(
+            key, lambda stored, now_s: edits.rolled_back(stored, revision, expected_revision, now_s)
+        )
 
-    async def set_traffic(self, key: AdapterKey, traffic: tuple[TrafficWeight, ...]) -> Adapter:
-        """Split traffic over revisions: not served yet."""
-        raise Unsupported(f"traffic of adapter {str(key)!r} cannot be split over {len(traffic)} revisions")
+    async def set_traffic(self, key: AdapterKey, shares: tuple[TrafficWeight, ...]) -> Adapter:
+        """Split traffic over kept revisions (none: all to the current one); a canary ends."""
+        return await self._change(
+            key, lambda stored, now_s: traffic_edits.with_traffic(stored, shares, now_s)
+        )
+
+    async def start_canary(self, key: AdapterKey, canary: Canary) -> Adapter:
+        """Give a kept revision (0: the newest) its share of the traffic, on trial."""
+        return await self._change(key, lambda stored, now_s: traffic_edits.with_canary(stored, canary, now_s))
+
+    async def end_canary(self, key: AdapterKey, *, promote: bool) -> Adapter:
+        """Make the canary current, or give it no traffic any more; raise NotFound when there is none."""
+        return await self._change(
+            key, lambda stored, now_s: traffic_edits.without_canary(stored, now_s, promote=promote)
+        )
+
+    async def roll_back_canary(self, key: AdapterKey, canary: Canary, reason: str) -> Adapter:
+        """End this very canary because of what its requests were like; one that ended is left alone."""
+        return await self._change(
+            key, lambda stored, now_s: traffic_edits.canary_rolled_back(stored, canary, now_s, reason)
+        )
 
     async def pin(self, key: AdapterKey, tier: PinTier) -> Adapter:
         """Keep the adapter in a tier of its workers; NONE takes the pin back."""
-        return await self._change(key, lambda stored: edits.pinned(stored, tier))
+        return await self._change(key, lambda stored, _: edits.pinned(stored, tier))
 
     async def delete(self, key: AdapterKey) -> None:
         """Delete the adapter with its revisions, names and aliases; raise NotFound."""
@@ -141,20 +184,23 @@ class Registry:
             return
         raise _contended(key)
 
-    async def resolve(self, tenant: str, model: str, base_models: Collection[str]) -> Target:
+    async def resolve(
+        self, tenant: str, model: str, base_models: Collection[str], routing_key: str = ""
+    ) -> Target:
         """Return what a model name stands for: a base model or one revision of an adapter.
 
+        Where traffic is split, the routing key chooses the revision: the same key, the same revision.
         Raises NotFound when it names nothing, and likewise when the tenant may not use it: whether
         another tenant has an adapter is not for the caller to learn.
         """
         if model in base_models:
             return Target(model)
         reference = names.parse_model(tenant, model)
-        adapter = await self._store.find(reference.key) if reference else None
+        adapter = await self._lookups.find(reference.key) if reference else None
         if reference is None or adapter is None or not _may_use(tenant, adapter):
             raise NotFound("model", model)
         try:
-            revision = adapter.revision(reference.revision or adapter.current_revision)
+            revision = adapter.revision(reference.revision or traffic.choose(adapter, routing_key))
         except KeyError:
             raise NotFound("model", model, "names a revision that is not kept") from None
         return Target(_base_model(adapter, base_models), adapter, revision)
@@ -163,10 +209,17 @@ class Registry:
         """Yield every adapter in order of `tenant/name`; those registered meanwhile may be missed."""
         return self._store.scan("-", "+")
 
-    async def visible(self, tenant: str) -> AsyncIterator[Adapter]:
-        """Yield the adapters that a tenant may use: its own and those shared with it."""
-        async for adapter in self.all():
-            if _may_use(tenant, adapter):
+    async def visible(self, tenant: str, after: str = "", chunk: int = 100) -> AsyncGenerator[Adapter, None]:
+        """Yield the adapters that a tenant may use, in order of the name that it knows them by.
+
+        Its own go by their names, those shared with it by `tenant/name`; `after` is such a name.
+        Nothing else is read, `chunk` of each kind at a time.
+        """
+        own = self._store.scan(*listing.own_bounds(tenant, after), chunk=chunk)
+        index, low = keys.registry_shared(tenant), f"({after}" if after else "-"
+        shared = self._store.scan(low, "+", index=index, chunk=chunk)
+        async with aclosing(_merged(own, shared, key=lambda adapter: adapter.known_as(tenant))) as adapters:
+            async for adapter in adapters:
                 yield adapter
 
     def changes(self, after: int) -> AsyncGenerator[AdapterChange, None]:
@@ -181,12 +234,12 @@ class Registry:
         """Return the resource version of the last change; 0 before the first."""
         return await self._store.version()
 
-    async def _change(self, key: AdapterKey, edit: Callable[[Adapter], Adapter]) -> Adapter:
-        """Commit an edit of the stored adapter, made anew whenever another change came first."""
+    async def _change(self, key: AdapterKey, edit: Callable[[Adapter, float], Adapter]) -> Adapter:
+        """Commit an edit of the stored adapter at a time, made anew whenever another change came first."""
         now_s = await self._store.now_s()
         for _ in range(MAX_ATTEMPTS):
             stored = await self.get(key)
-            changed = edit(stored)
+            changed = edit(stored, now_s)
             if changed == stored:
                 return stored
             try:
@@ -204,6 +257,21 @@ class Registry:
                 f"{resolved.uri} has the digest {resolved.digest}, not the expected {expected_digest}"
             )
         return resolved
+
+
+async def _merged(
+    one: AsyncIterator[Adapter], other: AsyncIterator[Adapter], *, key: Callable[[Adapter], str]
+) -> AsyncGenerator[Adapter, None]:
+    """Yield both, each in order, in one order."""
+    first, second = await anext(one, None), await anext(other, None)
+    while first is not None or second is not None:
+        if second is None or (first is not None and key(first) < key(second)):
+            assert first is not None
+            yield first
+            first = await anext(one, None)
+        else:
+            yield second
+            second = await anext(other, None)
 
 
 def _check_new(new: NewAdapter) -> None:

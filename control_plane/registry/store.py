@@ -6,7 +6,7 @@ change means. Invariant: adapters, names, counts and changes never disagree, bec
 writes them all.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,24 @@ class AdapterStore:
         )
         return codec.decode(stored) if stored else None
 
-    async def scan(self, low: str, high: str) -> AsyncIterator[Adapter]:
-        """Yield adapters in order of `tenant/name`, between two bounds as ZRANGE BYLEX has them."""
+    async def scan(
+        self, low: str, high: str, *, index: str = keys.REGISTRY_INDEX, chunk: int = CHUNK
+    ) -> AsyncIterator[Adapter]:
+        """Yield an index's adapters in order of `tenant/name`, between bounds as ZRANGE BYLEX has them."""
         while True:
-            stored = await self._page.run(
-                self._redis, (keys.REGISTRY_ADAPTERS, keys.REGISTRY_INDEX), (low, high, CHUNK)
-            )
+            stored = await self._page.run(self._redis, (keys.REGISTRY_ADAPTERS, index), (low, high, chunk))
             adapters = [codec.decode(text) for text in stored]
             for adapter in adapters:
                 yield adapter
-            if len(adapters) < CHUNK:
+            if len(adapters) < chunk:
                 return
+            chunk = min(2 * chunk, CHUNK)  # a reader that wants more than it asked for filters
             low = f"({adapters[-1].key}"
+
+    async def smallest(self, indexes: Collection[str]) -> str:
+        """Return the index with the fewest adapters."""
+        sizes = {index: int(await self._redis.zcard(index)) for index in indexes}
+        return min(sizes, key=lambda index: sizes[index])
 
     async def version(self) -> int:
         """Return the resource version of the last change; 0 before the first."""
@@ -83,6 +89,8 @@ class AdapterStore:
         limits = await self._limits(subject.key.tenant)
         kept = _names(after)
         given_up = [name for name in _names(before) if name not in kept]
+        within = _indexes(after)
+        left = [index for index in _indexes(before) if index not in within]
         document = codec.encode(subject)
         reply = await self._commit.run(
             self._redis,
@@ -93,6 +101,8 @@ class AdapterStore:
                 keys.REGISTRY_VERSION,
                 keys.REGISTRY_CHANGES,
                 keys.registry_held(subject.key.tenant),
+                *within,
+                *left,
             ),
             (
                 str(subject.key),
@@ -104,6 +114,7 @@ class AdapterStore:
                 _or_none(limits.adapter_bytes),
                 CHANGES_KEPT,
                 len(kept),
+                len(within),
                 *kept,
                 *given_up,
             ),
@@ -132,6 +143,14 @@ def _names(adapter: Adapter | None) -> list[str]:
         return []
     tenant = adapter.key.tenant
     return [str(adapter.key), *(f"{tenant}/{alias}" for alias in adapter.aliases)]
+
+
+def _indexes(adapter: Adapter | None) -> list[str]:
+    """Return the indexes beside that of all: who it is shared with, and its labels."""
+    if adapter is None:
+        return []
+    shared = [keys.registry_shared(tenant) for tenant in adapter.shared_with]
+    return shared + [keys.registry_label(label, value) for label, value in adapter.labels.items()]
 
 
 def _or_none(limit: int | None) -> str | int:

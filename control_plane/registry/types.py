@@ -62,6 +62,39 @@ class TrafficWeight:
     weight: int
 
 
+class DecisionKind(Enum):
+    """What was decided about an adapter's traffic."""
+
+    TRAFFIC_SET = "traffic_set"
+    CANARY_STARTED = "canary_started"
+    CANARY_PROMOTED = "canary_promoted"
+    CANARY_ENDED = "canary_ended"
+    CANARY_ROLLED_BACK = "canary_rolled_back"
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficDecision:
+    """One decision about an adapter's traffic, and why."""
+
+    time_s: float  # Unix time, from Redis
+    kind: DecisionKind
+    revision: int  # 0: about all of them
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A revision on trial against the current one, and when it has failed."""
+
+    revision: int
+    percent: int
+    max_error_increase: float = 0.05  # of the share of failed requests
+    max_first_token_ratio: float = 2.0
+    window_s: float = 60.0
+    min_requests: int = 20
+    start_s: float = 0.0  # Unix time, from Redis
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """A named adapter of one tenant with its kept revisions, oldest first."""
@@ -75,7 +108,9 @@ class Adapter:
     aliases: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     shared_with: tuple[str, ...] = ()
-    traffic: tuple[TrafficWeight, ...] = ()
+    traffic: tuple[TrafficWeight, ...] = ()  # empty: all to the current revision
+    canary: Canary | None = None  # the traffic has its share, then
+    decisions: tuple[TrafficDecision, ...] = ()  # the last ones, oldest first
     pin: PinTier = PinTier.NONE
     reload_policy: ReloadPolicy = ReloadPolicy.FINISH_RUNNING
     created_s: float = 0.0
@@ -85,6 +120,10 @@ class Adapter:
     def current(self) -> Revision:
         """The revision that new requests use."""
         return self.revision(self.current_revision)
+
+    def known_as(self, tenant: str) -> str:
+        """The name that a tenant's requests use: with the owner's when it is another's."""
+        return self.key.name if self.key.tenant == tenant else str(self.key)
 
     def revision(self, number: int) -> Revision:
         """Return a kept revision; KeyError when it is not kept."""

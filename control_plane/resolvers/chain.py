@@ -1,18 +1,23 @@
 """ResolverChain: resolvers in order; the first that finds acceptable weights wins.
 
-Owns the order, the fallback and the memory of names that nobody knows. Knows no kind of source.
-Invariant: a resolver that fails never hides what a later one finds.
+Owns the order, the fallback, the time each resolver has and the memory of names that nobody knows.
+Knows no kind of source. Invariants: a resolver that fails or hangs never hides what a later one finds;
+one name is resolved by one caller at a time, so that a rush for it reads the source once after another
+and asks once for what nobody has.
 """
 
-from collections import OrderedDict
+import asyncio
 from collections.abc import Callable, Sequence
 
 from control_plane.errors import ControlError, NotFound, Refused, SourceUnavailable
 from control_plane.resolvers.base_model import check_base_model
+from control_plane.resolvers.name_locks import NameLocks
 from control_plane.resolvers.types import Resolved, Resolver, ResolveRequest
+from control_plane.resolvers.unknown import Unknown
 
 NEGATIVE_TTL_S = 5.0
 MAX_UNKNOWN = 10_000
+TIMEOUT_S = 120.0  # of one resolver: several gigabytes, hashed
 
 
 class ResolverChain:
@@ -23,11 +28,13 @@ class ResolverChain:
         resolvers: Sequence[Resolver],
         clock: Callable[[], float],
         negative_ttl_s: float = NEGATIVE_TTL_S,
+        timeout_s: float = TIMEOUT_S,
+        max_unknown: int = MAX_UNKNOWN,
     ) -> None:
         self._resolvers = tuple(resolvers)
-        self._clock = clock
-        self._negative_ttl_s = negative_ttl_s
-        self._unknown: OrderedDict[ResolveRequest, float] = OrderedDict()  # request → when to ask again
+        self._unknown = Unknown(clock, negative_ttl_s, max_unknown)
+        self._timeout_s = timeout_s
+        self._locks = NameLocks()
 
     async def resolve(self, request: ResolveRequest) -> Resolved:
         """Return the first acceptable answer.
@@ -36,32 +43,42 @@ class ResolverChain:
         SourceUnavailable when one that may have it could not be read, else Refused; the message
         has every resolver's reason.
         """
-        if self._known_to_be_unknown(request):
-            raise self._not_found(request)
+        async with self._locks.hold((request.tenant, request.name)):
+            if request in self._unknown:
+                raise self._not_found(request)
+            return await self._first(request)
+
+    async def close(self) -> None:
+        """Close every resolver."""
+        for resolver in self._resolvers:
+            await resolver.close()
+
+    async def _first(self, request: ResolveRequest) -> Resolved:
         errors: list[tuple[str, ControlError]] = []
         for resolver in self._resolvers:
             try:
-                resolved = await resolver.resolve(request)
+                resolved = await self._ask(resolver, request)
                 if resolved is not None:
-                    check_base_model(resolved.uri, resolved.base_model_hint, request.base_model)
                     return resolved
-            except (Refused, SourceUnavailable) as error:
+            except ControlError as error:
                 errors.append((resolver.name, error))
         if errors:
             raise _combined(errors)
-        self._remember_unknown(request)
+        self._unknown.add(request)
         raise self._not_found(request)
 
-    def _known_to_be_unknown(self, request: ResolveRequest) -> bool:
-        return self._unknown.get(request, float("-inf")) > self._clock()
-
-    def _remember_unknown(self, request: ResolveRequest) -> None:
-        if request.source:
-            return  # a path that was just mistyped or is being copied is asked for again at once
-        self._unknown[request] = self._clock() + self._negative_ttl_s
-        self._unknown.move_to_end(request)
-        while len(self._unknown) > MAX_UNKNOWN:
-            self._unknown.popitem(last=False)
+    async def _ask(self, resolver: Resolver, request: ResolveRequest) -> Resolved | None:
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
+                resolved = await resolver.resolve(request)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # the resolver's own, which it should have translated
+            raise SourceUnavailable(f"{request} was not read within {self._timeout_s:g} s") from error
+        if resolved is not None:
+            check_base_model(resolved.uri, resolved.base_model_hint, request.base_model)
+        return resolved
 
     def _not_found(self, request: ResolveRequest) -> NotFound:
         asked = ", ".join(resolver.name for resolver in self._resolvers) or "no resolver"

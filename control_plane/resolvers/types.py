@@ -43,3 +43,6 @@ class Resolver(Protocol):
         Raises Refused (what is there can never be served) or SourceUnavailable (try again). Never
         blocks the event loop.
         """
+
+    async def close(self) -> None:
+        """Give up connections; nothing is resolved after this."""

@@ -12,12 +12,29 @@ REGISTRY_VERSION = "lp:{registry}:version"  # integer: the last change's number
 REGISTRY_CHANGES = "lp:{registry}:changes"  # stream: one entry a change, its id is `<version>-0`
 QUOTA_INDEX = "lp:{quotas}:index"  # zset  tenant/adapter with limits of their own, score 0
 ACCESS_KEYS = "lp:{access}:keys"  # hash  key id → stored API key
+ACCESS_USED = "lp:{access}:used"  # hash  key id → Unix time of its last use, within seconds
+ACCESS_AUDIT = "lp:{access}:audit"  # stream: one entry a call that changed something
 ACCESS_GRANT_KEY = "lp:{access}:grant-key"  # string: the private key that signs grants
 
 
 def registry_held(tenant: str) -> str:
     """Hash of what a tenant has registered: fields `adapters` and `bytes`."""
     return f"lp:{{registry}}:held:{tenant}"
+
+
+def registry_shared(tenant: str) -> str:
+    """Zset of `tenant/name` that other tenants share with one, all of score 0."""
+    return f"lp:{{registry}}:shared:{tenant}"
+
+
+def registry_label(label: str, value: str) -> str:
+    """Zset of `tenant/name` with one value of one label, all of score 0."""
+    return f"lp:{{registry}}:label:{label}={value}"
+
+
+def registry_trial(adapter: str, trial: str) -> str:
+    """Hash of how a canary's requests went lately; expires. A trial is one start of one canary."""
+    return f"lp:{{trial:{adapter}}}:{trial}"
 
 
 def quota_totals(tenant: str) -> str:
@@ -37,3 +54,12 @@ def quota_scope(tenant: str, adapter: str = "") -> tuple[str, str, str]:
     """
     scope = f"lp:{{quota:{tenant}}}:{adapter}"
     return f"{scope}:limits", f"{scope}:buckets", f"{scope}:inflight"
+
+
+def quota_slots(tenant: str, adapter: str = "") -> tuple[str, str, str]:
+    """Keys of the slots of a tenant's adapters, or of one of them.
+
+    Hash of limits · hash of bucket levels · zset of claimed slots by expiry.
+    """
+    limits, buckets, _ = quota_scope(tenant, adapter)
+    return limits, buckets, f"lp:{{quota:{tenant}}}:{adapter}:slots"

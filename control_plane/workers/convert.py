@@ -123,6 +123,7 @@ def _held_from_proto(message: fleet.HeldAdapter) -> HeldAdapter:
         idle_s=message.idle_s,
         slot_bytes=message.slot_bytes,
         cpu_bytes=message.cpu_bytes,
+        disk_bytes=message.disk_bytes,
     )
 
 
@@ -140,6 +141,7 @@ def _held_to_proto(held: HeldAdapter) -> fleet.HeldAdapter:
         idle_s=held.idle_s,
         slot_bytes=held.slot_bytes,
         cpu_bytes=held.cpu_bytes,
+        disk_bytes=held.disk_bytes,
     )
 
 

@@ -7,13 +7,14 @@ when Redis is silent.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 from control_plane.errors import NotFound
 from control_plane.workers.directory import Directory, Renewal, Sighting
+from control_plane.workers.held import HeldByTenant
 from control_plane.workers.outage import ride_out
-from control_plane.workers.types import HeldBytes, Worker, WorkerState
+from control_plane.workers.types import HeldAdapter, HeldBytes, Worker, WorkerState
 
 
 class Fleet:
@@ -23,6 +24,7 @@ class Fleet:
         self._directory = directory
         self._clock = clock
         self._workers: dict[str, Worker] = {}
+        self._held = HeldByTenant()
         self._leases: dict[str, float] = {}  # worker → end of its lease on the local clock; live ones only
         self._leases_changed = asyncio.Event()
         self._watchers: set[_Watcher] = set()
@@ -57,14 +59,11 @@ class Fleet:
 
     def held_bytes(self, tenant: str) -> HeldBytes:
         """Return what live workers hold of a tenant's adapters."""
-        held = [
-            adapter
-            for worker in self._workers.values()
-            if worker.live
-            for adapter in worker.status.adapters
-            if adapter.key.tenant == tenant
-        ]
-        return HeldBytes(sum(one.slot_bytes for one in held), sum(one.cpu_bytes for one in held))
+        return self._held.bytes_of(tenant)
+
+    def held(self, tenant: str) -> Iterator[tuple[str, HeldAdapter]]:
+        """Yield worker and adapter of everything that live workers hold of a tenant's."""
+        return self._held.of(tenant)
 
     async def known(self) -> None:
         """Wait until the present state was read once."""
@@ -95,9 +94,13 @@ class Fleet:
         position = await self._directory.position()
         for worker_id in await self._directory.worker_ids():
             try:
-                self._apply(await self._directory.read(worker_id))
+                sighting = await self._directory.read(worker_id)
             except NotFound:
                 continue  # its retention ended
+            # After an outage every stored lease has run out. One that runs here ends here, if nobody
+            # renews it.
+            if sighting.lease_left_s or worker_id not in self._leases:
+                self._apply(sighting)
         self._known.set()
         async for change in self._directory.changes(position):
             if isinstance(change, Sighting):
@@ -105,9 +108,13 @@ class Fleet:
             else:
                 self._renew(change)
 
+    def heard(self, worker: Worker, lease_s: float) -> None:
+        """Take what a worker said to this very process while Redis is away."""
+        self._apply(Sighting(worker, lease_s))
+
     def _apply(self, sighting: Sighting) -> None:
         worker = sighting.worker
-        self._workers[worker.worker_id] = worker
+        self._set(worker)
         self._extend(worker.worker_id, sighting.lease_left_s)
         self._announce(worker.worker_id)
 
@@ -139,8 +146,12 @@ class Fleet:
         now = self._clock()
         for worker_id in [worker_id for worker_id, end in self._leases.items() if end <= now]:
             del self._leases[worker_id]
-            self._workers[worker_id] = replace(self._workers[worker_id], state=WorkerState.LOST)
+            self._set(replace(self._workers[worker_id], state=WorkerState.LOST))
             self._announce(worker_id)
+
+    def _set(self, worker: Worker) -> None:
+        self._workers[worker.worker_id] = worker
+        self._held.replace(worker)
 
     def _announce(self, worker_id: str) -> None:
         for watcher in self._watchers:

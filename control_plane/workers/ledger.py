@@ -24,7 +24,7 @@ MAX_BACKOFF_S = 60.0
 # A worker acknowledges an eviction before its last report shows it; ask again only after this.
 REPEAT_EVICT_S = 5.0
 
-Place = tuple[str, AdapterKey, Verb]
+Place = tuple[str, AdapterKey, Verb, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Ledger:
 
     def retry_at_s(self, worker: Worker, command: Command) -> float | None:
         """Return when the command may be given: 0 for now, None for not at all (in this generation)."""
-        entry = self._entries.get(_place(command))
+        entry = self._entries.get(command.place)
         if entry is None or not entry.settles(worker, command):
             return 0.0
         return entry.retry_at_s
@@ -61,8 +61,7 @@ class Ledger:
         """Read what is known of one adapter into memory."""
         stored: Any = self._redis.hgetall(keys.ledger(str(adapter)))
         for field, text in (await stored).items():
-            verb, _, worker_id = field.partition(" ")
-            self._entries[(worker_id, adapter, Verb(verb))] = _decode(text)
+            self._entries[_place(adapter, field)] = _decode(text)
 
     def forget(self) -> None:
         """Drop what is in memory; Redis keeps it."""
@@ -70,7 +69,7 @@ class Ledger:
 
     async def record(self, worker: Worker, command: Command, outcome: Outcome) -> None:
         """Write an answer."""
-        previous = self._entries.get(_place(command))
+        previous = self._entries.get(command.place)
         again = previous is not None and previous.settles(worker, command)
         entry = Entry(
             instance_id=worker.instance_id,
@@ -80,11 +79,9 @@ class Ledger:
             retry_at_s=None,
         )
         entry = replace(entry, retry_at_s=self._retry_at_s(command, entry))
-        self._entries[_place(command)] = entry
+        self._entries[command.place] = entry
         key = keys.ledger(str(command.action.key))
-        written: Any = self._redis.hset(
-            key, f"{command.action.verb.value} {command.worker_id}", json.dumps(asdict(entry))
-        )
+        written: Any = self._redis.hset(key, _field(command), json.dumps(asdict(entry)))
         await written
         await self._redis.expire(key, TTL_S)
 
@@ -106,8 +103,15 @@ class Ledger:
         return self._clock() + backoff_s
 
 
-def _place(command: Command) -> Place:
-    return command.worker_id, command.action.key, command.action.verb
+def _field(command: Command) -> str:
+    worker_id, _, verb, number = command.place
+    return f"{verb.value}@{number} {worker_id}" if number else f"{verb.value} {worker_id}"
+
+
+def _place(adapter: AdapterKey, field: str) -> Place:
+    what, _, worker_id = field.partition(" ")
+    verb, _, number = what.partition("@")
+    return worker_id, adapter, Verb(verb), int(number or 0)
 
 
 def _decode(text: str) -> Entry:

@@ -31,6 +31,7 @@ class Session:
 
     def __init__(self, worker: Worker, *, command_timeout_s: float) -> None:
         self.worker = worker
+        self.unwritten = False  # the last report did not reach Redis
         self.outbox: asyncio.Queue[sync.ControlMessage] = asyncio.Queue(MAX_OUTBOX)
         self._command_timeout_s = command_timeout_s
         self._answers: dict[str, asyncio.Future[Outcome]] = {}
@@ -90,8 +91,10 @@ class Sessions:
         lease_s: float,
         command_timeout_s: float,
         new_id: Callable[[], str],
+        heard: Callable[[Worker, float], None],
     ) -> None:
         self._directory = directory
+        self._heard = heard
         self._leadership = leadership
         self._replica = replica
         self._grant_keys = grant_keys
@@ -161,7 +164,19 @@ class Sessions:
             raise NoWorker(f"nothing was heard for {self._lease_s:g} s") from None
 
     async def _report(self, session: Session, *, changed: bool) -> None:
-        if not await self._directory.report(session.worker, changed=changed, lease_s=self._lease_s):
+        try:
+            renewed = await self._directory.report(
+                session.worker, changed=changed or session.unwritten, lease_s=self._lease_s
+            )
+        except StoreUnavailable as error:
+            # The worker lives, whatever Redis does: here it is known, other replicas lose it with its lease.
+            if not session.unwritten:
+                _log.warning("report not written", worker_id=session.worker.worker_id, reason=str(error))
+            session.unwritten = True
+            self._heard(session.worker, self._lease_s)
+            return
+        session.unwritten = False
+        if not renewed:
             session.end()
 
     async def _renew(self, session: Session) -> None:

@@ -52,9 +52,11 @@ class HeldAdapter:
     size_bytes: int = 0
     leases: int = 0
     pinned: bool = False
-    idle_s: float = 0.0
+    # Differs in every report of a worker that does nothing, and says nothing that placement reads.
+    idle_s: float = field(default=0.0, compare=False)
     slot_bytes: int = 0
     cpu_bytes: int = 0
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +109,12 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class HeldBytes:
-    """Bytes of a tenant's adapters, over all workers."""
+    """Bytes of a tenant's adapters in each tier, and the slots they take, over all workers."""
 
     slot_bytes: int
     cpu_bytes: int
+    disk_bytes: int = 0
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,23 +1,28 @@
 """CPU cache: packed adapters in host memory, bounded in bytes and in number.
 
-Knows nothing of slots, files or requests. Neither bound is ever exceeded. Held (being copied) and
-pinned adapters are never evicted; among the rest the longest unused goes first.
+Knows nothing of slots, files or requests. Neither bound is ever exceeded, nor the shares of the
+tenants' pools. Held (being copied) and pinned adapters are never evicted; among the rest the longest
+unused of the same pool goes first.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from data_plane.adapters.shares import Amounts, CachePool, Occupant, Shares
 from data_plane.adapters.types import PackedAdapter
 
 
 class CpuCache:
     """Packed adapters by digest."""
 
-    def __init__(self, *, max_bytes: int, max_adapters: int) -> None:
+    def __init__(self, *, max_bytes: int, max_adapters: int, pools: Sequence[CachePool] = ()) -> None:
         self.max_bytes = max_bytes
         self.max_adapters = max_adapters
         self.num_bytes = 0
         self._adapters: OrderedDict[str, PackedAdapter] = OrderedDict()  # longest unused first
+        self._shares = Shares((max_bytes, max_adapters), pools)
+        self._pools: dict[str, str] = {}  # by digest: whose share it takes
+        self._used: dict[str, Amounts] = {}  # by pool
         self._held: Counter[str] = Counter()
         self._pinned: set[str] = set()
 
@@ -39,21 +44,31 @@ class CpuCache:
         if digest in self._adapters:
             self._adapters.move_to_end(digest)
 
-    def can_ever_hold(self, adapter: PackedAdapter) -> bool:
-        """Whether it fits beside what is pinned."""
-        pinned_bytes = sum(self._adapters[digest].num_bytes for digest in self._pinned)
-        return pinned_bytes + adapter.num_bytes <= self.max_bytes and len(self._pinned) < self.max_adapters
+    def can_ever_hold(self, adapter: PackedAdapter, tenant: str = "") -> bool:
+        """Whether it fits into the tenant's pool beside what is pinned."""
+        pinned = self._sum(self._pinned)
+        num_bytes, count = self._shares.room(self._shares.pool_of(tenant), pinned)
+        return adapter.num_bytes <= num_bytes and count >= 1
 
-    def put(self, digest: str, adapter: PackedAdapter) -> list[str] | None:
+    def put(self, digest: str, adapter: PackedAdapter, tenant: str = "") -> list[str] | None:
         """Add or replace an adapter; the digests evicted for it, or None when there is no room now."""
-        victims = self._victims(digest, adapter)
+        pool = self._shares.pool_of(tenant)
+        old = self._adapters.get(digest)
+        used = dict(self._used)
+        if old is not None:
+            used[self._pools[digest]] = _plus(used[self._pools[digest]], old, -1)
+        victims = self._shares.victims(
+            pool, (adapter.num_bytes, 1), used, lambda: self._evictable(without=digest)
+        )
         if victims is None:
             return None
         for victim in victims:
             self.remove(victim)
-        old = self._adapters.pop(digest, None)
-        self.num_bytes += adapter.num_bytes - (old.num_bytes if old else 0)
+        self._take_out(digest)
         self._adapters[digest] = adapter
+        self._pools[digest] = pool
+        self._used[pool] = _plus(self._used.get(pool, (0, 0)), adapter)
+        self.num_bytes += adapter.num_bytes
         return victims
 
     def remove(self, digest: str) -> int:
@@ -61,10 +76,7 @@ class CpuCache:
         if digest in self._held:
             raise ValueError(f"{digest} is being copied and cannot be removed")
         self._pinned.discard(digest)
-        adapter = self._adapters.pop(digest, None)
-        freed = adapter.num_bytes if adapter else 0
-        self.num_bytes -= freed
-        return freed
+        return self._take_out(digest)
 
     def hold(self, digest: str) -> None:
         """Keep an adapter while it is copied."""
@@ -97,22 +109,33 @@ class CpuCache:
         assert total == self.num_bytes, f"{self.num_bytes} bytes counted, {total} held"
         assert total <= self.max_bytes, f"{total} bytes exceed {self.max_bytes}"
         assert len(self._adapters) <= self.max_adapters, f"{len(self._adapters)} adapters"
+        assert self._sum(self._adapters) == {pool: used for pool, used in self._used.items() if any(used)}
+        self._shares.check(self._used)
         assert self._pinned <= self._adapters.keys(), "a pin outlived its adapter"
         assert self._held.keys() <= self._adapters.keys(), "a hold outlived its adapter"
 
-    def _victims(self, digest: str, adapter: PackedAdapter) -> list[str] | None:
-        old = self._adapters.get(digest)
-        num_bytes = self.num_bytes + adapter.num_bytes - (old.num_bytes if old else 0)
-        count = len(self._adapters) + (old is None)
-        victims: list[str] = []
-        for candidate in [*self._adapters, None]:
-            if num_bytes <= self.max_bytes and count <= self.max_adapters:
-                return victims
-            if candidate is None:
-                break
-            if candidate == digest or candidate in self._held or candidate in self._pinned:
-                continue
-            victims.append(candidate)
-            num_bytes -= self._adapters[candidate].num_bytes
-            count -= 1
-        return None
+    def _take_out(self, digest: str) -> int:
+        adapter = self._adapters.pop(digest, None)
+        if adapter is None:
+            return 0
+        pool = self._pools.pop(digest)
+        self._used[pool] = _plus(self._used[pool], adapter, -1)
+        self.num_bytes -= adapter.num_bytes
+        return adapter.num_bytes
+
+    def _evictable(self, *, without: str) -> Iterator[Occupant]:
+        for digest, adapter in self._adapters.items():
+            if digest != without and digest not in self._held and digest not in self._pinned:
+                yield Occupant(digest, self._pools[digest], (adapter.num_bytes, 1))
+
+    def _sum(self, digests: Iterable[str]) -> dict[str, Amounts]:
+        used: dict[str, Amounts] = {}
+        for digest in digests:
+            pool = self._pools[digest]
+            used[pool] = _plus(used.get(pool, (0, 0)), self._adapters[digest])
+        return used
+
+
+def _plus(used: Amounts, adapter: PackedAdapter, sign: int = 1) -> Amounts:
+    num_bytes, count = used
+    return num_bytes + sign * adapter.num_bytes, count + sign

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from data_plane.adapters.cpu_cache import CpuCache
 from data_plane.adapters.load_queue import LoadQueue
-from data_plane.adapters.revision import AdapterSource
-from data_plane.adapters.types import AdapterReader, PackedAdapter
+from data_plane.adapters.loader import AdapterLoader, Loaded
+from data_plane.adapters.revision import AdapterSource, Tier
+from data_plane.adapters.types import PackedAdapter
 from data_plane.errors import AdapterUnreadable, Overloaded, WorkerError
 
 BACKOFF_S = 1.0  # an unreadable source is not asked again before
@@ -19,12 +20,13 @@ BACKOFF_S = 1.0  # an unreadable source is not asked again before
 class Fetch:
     """One read of one source; `done` once the adapter is in the CPU cache or the read has failed."""
 
-    __slots__ = ("done", "error", "source", "started_s")
+    __slots__ = ("done", "error", "source", "started_s", "tier")
 
     def __init__(self, source: AdapterSource, started_s: float, *, done: bool = False) -> None:
         self.source = source
         self.started_s = started_s
         self.done = done
+        self.tier = Tier.SOURCE  # where it was found
         self.error: WorkerError | None = None
 
     @property
@@ -43,19 +45,19 @@ class Fetches:
 
     def __init__(
         self,
-        reader: AdapterReader,
+        loader: AdapterLoader,
         cache: CpuCache,
-        queue: LoadQueue[PackedAdapter],
+        queue: LoadQueue[Loaded],
         clock: Callable[[], float],
     ) -> None:
-        self._reader = reader
+        self._loader = loader
         self._cache = cache
         self._queue = queue
         self._clock = clock
         self._running: dict[str, Fetch] = {}
         self._arrived: list[tuple[Fetch, PackedAdapter]] = []
         self._backoff: dict[str, tuple[float, WorkerError]] = {}
-        self.num_reads = 0
+        self.num_reads = 0  # of a source, whether or not they succeeded
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._running
@@ -70,9 +72,8 @@ class Fetches:
             return running
         if digest in self._cache and not again:
             return Fetch(source, self._clock(), done=True)
-        self.num_reads += 1
         fetch = self._running[digest] = Fetch(source, self._clock())
-        self._queue.submit(digest, lambda: self._reader.read(source), urgent=urgent)
+        self._queue.submit(digest, lambda: self._loader.load(source, again=again), urgent=urgent)
         return fetch
 
     def recent_failure(self, digest: str) -> WorkerError | None:
@@ -87,17 +88,19 @@ class Fetches:
         for outcome in self._queue.take_done():
             fetch = self._running[outcome.key]
             if outcome.value is not None:
-                self._arrived.append((fetch, outcome.value))
+                fetch.tier = outcome.value.tier
+                self._arrived.append((fetch, outcome.value.adapter))
             else:
                 ended.append(self._fail(fetch, _as_worker_error(fetch.source, outcome.error)))
+            self.num_reads += fetch.tier is Tier.SOURCE
         for fetch, adapter in self._take_arrived():
-            victims = self._cache.put(fetch.digest, adapter)
+            victims = self._cache.put(fetch.digest, adapter, fetch.source.revision.tenant)
             if victims is not None:
                 del self._running[fetch.digest]
                 fetch.done = True
                 ended.append(fetch)
                 evicted += victims
-            elif self._cache.can_ever_hold(adapter):
+            elif self._cache.can_ever_hold(adapter, fetch.source.revision.tenant):
                 self._arrived.append((fetch, adapter))
             else:
                 ended.append(self._fail(fetch, _no_room(fetch.source, adapter, self._cache)))
@@ -130,5 +133,6 @@ def _as_worker_error(source: AdapterSource, error: Exception | None) -> WorkerEr
 def _no_room(source: AdapterSource, adapter: PackedAdapter, cache: CpuCache) -> WorkerError:
     return Overloaded(
         f"adapter {source.revision.name} takes {adapter.num_bytes} bytes of host memory; the CPU cache has "
-        f"{cache.max_bytes} bytes for {cache.max_adapters} adapters and the rest is pinned"
+        f"{cache.max_bytes} bytes for {cache.max_adapters} adapters, and "
+        "the share of its tenant has no more that is not pinned"
     )

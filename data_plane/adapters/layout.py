@@ -48,11 +48,29 @@ class Target:
     out_features: int
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """The embedding or the output head of the base model: LoRA on it, or a matrix instead of it.
+
+    Its weights are no rows of the pool: a vocabulary of rows for every slot would be paid by all
+    adapters and used by few.
+    """
+
+    name: str  # for example "model.embed_tokens"
+    in_features: int  # the embedding's are tokens
+    out_features: int  # the head's are tokens
+    weight_shape: tuple[int, int]  # as the base model keeps it
+    has_bias: bool = False
+
+
 @dataclass(frozen=True)
 class AdapterLayout:
-    """Every module that can carry LoRA, in the order of computation."""
+    """Every module that can carry LoRA, in the order of computation, and both ends."""
 
     modules: tuple[FusedModule, ...]
+    embedding: End | None = None  # None: of a kind that takes no LoRA
+    head: End | None = None
+    tied: bool = False  # both ends share one weight in the base model
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -64,9 +82,25 @@ class AdapterLayout:
         }
 
     @cached_property
+    def ends(self) -> dict[str, End]:
+        """Both ends by their PEFT names."""
+        return {end.name: end for end in (self.embedding, self.head) if end}
+
+    @cached_property
     def row_elements(self) -> int:
         """Numbers in one rank row over all modules."""
         return sum(len(m.projections) * m.in_features + m.out_features for m in self.modules)
+
+    def max_elements(self, rank: int) -> int:
+        """Most numbers that the files of one adapter of this rank can hold and be applied."""
+        vectors = 2 * sum(module.out_features for module in self.modules)
+        ends = sum(
+            end.in_features * end.out_features
+            + rank * (end.in_features + end.out_features)
+            + 2 * end.out_features
+            for end in self.ends.values()
+        )
+        return rank * self.row_elements + vectors + ends
 
     def page_bytes(self, element_bytes: int) -> int:
         """Bytes of one page of the rank pool over all modules."""

@@ -1,4 +1,4 @@
-"""The life of adapters in a worker: source → CPU cache → slot, and out again.
+"""The life of adapters in a worker: source or disk → CPU cache → slot, and out again.
 
 Owns which revisions are held in which tier and under which names; knows nothing of requests.
 Every method is called by the step loop between two steps. Reads and copies run on the load
@@ -14,10 +14,11 @@ from data_plane.adapters.copies import Copies, Copy
 from data_plane.adapters.cpu_cache import CpuCache
 from data_plane.adapters.fetches import Fetch, Fetches
 from data_plane.adapters.load_queue import LoadQueue
+from data_plane.adapters.loader import AdapterLoader, Loaded
 from data_plane.adapters.names import Names
 from data_plane.adapters.revision import AdapterSource, Tier
 from data_plane.adapters.slots import Slots
-from data_plane.adapters.types import AdapterReader, PackedAdapter, RankPool
+from data_plane.adapters.types import RankPool
 from data_plane.errors import AdapterUnknown, Overloaded, WorkerError
 
 
@@ -37,6 +38,7 @@ class Arrival:
     cached_s: float  # it was in the CPU cache
     copied_s: float  # the copy into its pages began
     bound_s: float  # it was in its slot
+    tier: Tier  # where that read found it
 
     def seen_from(self, arrival_s: float) -> tuple[Tier, float]:
         """The tier where a request that arrived then found the revision, and the load time it waited."""
@@ -44,7 +46,7 @@ class Arrival:
             return Tier.SLOT, 0.0
         if self.cached_s <= arrival_s:
             return Tier.CPU, self.bound_s - max(arrival_s, self.copied_s)
-        return Tier.SOURCE, self.bound_s - max(arrival_s, self.read_s)
+        return self.tier, self.bound_s - max(arrival_s, self.read_s)
 
 
 class AdapterManager:
@@ -53,11 +55,11 @@ class AdapterManager:
     def __init__(
         self,
         *,
-        reader: AdapterReader,
+        loader: AdapterLoader,
         pool: RankPool,
         slots: Slots,
         cache: CpuCache,
-        reads: LoadQueue[PackedAdapter],
+        reads: LoadQueue[Loaded],
         copies: LoadQueue[None],
         clock: Callable[[], float],
         max_pages: int,
@@ -65,14 +67,16 @@ class AdapterManager:
         self.slots = slots
         self.cache = cache
         self.names = Names()
-        self.version = 0  # grows with every change of a tier or a lease
+        self.version = 0  # grows with every change of a tier, a lease or a pin
+        self._changed: set[str] = set()
         self._pool = pool
         self._clock = clock
         self._max_pages = max_pages  # of one adapter of the largest rank served
         self._queues = (reads, copies)
-        self._fetches = Fetches(reader, cache, reads, clock)
+        self._loader = loader
+        self._fetches = Fetches(loader, cache, reads, clock)
         self._copies = Copies(pool, cache, copies, clock)
-        self._reads_s: dict[str, tuple[float, float]] = {}  # begin and end of the last read
+        self._reads: dict[str, tuple[float, float, Tier]] = {}  # begin, end and tier of the last read
         self._arrivals: dict[str, Arrival] = {}
         self._ranks: dict[str, int] = {}
         self._used_s: dict[str, float] = {}
@@ -106,8 +110,9 @@ class AdapterManager:
         return self._ranks[digest]
 
     def slot_bytes(self, digest: str) -> int:
-        """Bytes of the rank pool that the revision takes."""
-        return len(self.slots.pages_of(digest)) * self._pool.page_bytes
+        """Bytes that the revision takes in its slot: pages of the rank pool, and what lies beside."""
+        pages = self.slots.pages_of(digest)
+        return len(pages) * self._pool.page_bytes + self._pool.side_bytes_of(pages)
 
     def cpu_bytes(self, digest: str) -> int:
         """Bytes of host memory that the revision takes."""
@@ -115,13 +120,28 @@ class AdapterManager:
         return packed.num_bytes if packed else 0
 
     @property
-    def slot_bytes_used(self) -> int:
-        """Bytes of the rank pool that are taken."""
-        return self.slots.num_used_pages * self._pool.page_bytes
+    def disk_bytes_used(self) -> int:
+        """Bytes of the disk cache that are taken."""
+        return self._loader.disk_bytes
 
-    def idle_s(self, digest: str) -> float:
-        """Seconds since the revision was last used, or since it came."""
-        return self._clock() - self._used_s[digest]
+    @property
+    def slot_bytes_used(self) -> int:
+        """Bytes of the rank pool that are taken, and of what lies beside."""
+        return self.slots.num_used_pages * self._pool.page_bytes + self._pool.side_bytes
+
+    def used_s(self, digest: str) -> float:
+        """When the revision was last used, or came."""
+        return self._used_s[digest]
+
+    def changed(self, digest: str) -> None:
+        """A tier, lease, pin or name of the revision has changed."""
+        self.version += 1
+        self._changed.add(digest)
+
+    def take_changed(self) -> set[str]:
+        """The digests that changed since this was last asked."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def arrival(self, digest: str) -> Arrival:
         """How a resident came into its slot."""
@@ -165,7 +185,7 @@ class AdapterManager:
         if packed is None:
             self.fetch(source, urgent=urgent)
             return Place.ON_ITS_WAY
-        placement = self.slots.reserve(digest, packed.num_pages, keep)
+        placement = self.slots.reserve(digest, packed.num_pages, keep, source.revision.tenant)
         if placement is None:
             return Place.NO_ROOM
         self._empty(placement.emptied)
@@ -173,6 +193,12 @@ class AdapterManager:
         self.names.add(source)
         self._copies.begin(digest, placement.pages)
         return Place.ON_ITS_WAY
+
+    def is_in_the_way(self, holder: str, source: AdapterSource) -> bool:
+        """Whether the resident `holder` could leave to make room for a revision that found none."""
+        packed = self.cache.peek(source.revision.digest)
+        num_pages = packed.num_pages if packed else 0
+        return self.slots.is_in_the_way(holder, source.revision.tenant, num_pages)
 
     def advance(self) -> list[tuple[str, WorkerError]]:
         """Take in what the load queues finished; the digests that failed, each with its error."""
@@ -194,12 +220,12 @@ class AdapterManager:
 
     # Replacing in place
 
-    def stage(self, digest: str, keep: Collection[str] = ()) -> Copy | None:
-        """Write a cached revision into fresh pages for another's slot; None when there is no room."""
+    def stage(self, digest: str, old: str, keep: Collection[str] = ()) -> Copy | None:
+        """Write a cached revision into fresh pages for the slot of `old`; None when there is no room."""
         packed = self.cache.peek(digest)
         if packed is None or digest in self._copies:
             return None
-        placement = self.slots.stage(digest, packed.num_pages, keep)
+        placement = self.slots.stage(digest, packed.num_pages, keep, replaces=old)
         if placement is None:
             return None
         self._empty(placement.emptied)
@@ -244,7 +270,7 @@ class AdapterManager:
             self.slots.pin(digest, tier is Tier.SLOT)
         if digest in self.cache:
             self.cache.pin(digest, tier is Tier.CPU)
-        self.version += 1
+        self.changed(digest)
 
     def on_loaded(self, callback: Callable[[], None]) -> None:
         """Call this, from any thread, when `advance` has something to take in."""
@@ -252,9 +278,10 @@ class AdapterManager:
             queue.on_done(callback)
 
     def stop(self) -> None:
-        """End the load queues."""
+        """End the load queues, then what they read with."""
         for queue in self._queues:
             queue.stop()
+        self._loader.close()
 
     def check(self) -> None:
         """Raise AssertionError unless slots, pages and cache are each consistent."""
@@ -263,10 +290,10 @@ class AdapterManager:
 
     def _check_room_beside_pins(self, digest: str) -> None:
         # With every slot pinned any other adapter's requests would wait for ever (invariant 7).
-        if self.slots.num_pinned + 1 >= self.slots.num_slots:
+        num_slots, num_pages = self.slots.room_beside_pins(digest)
+        if num_slots < 1:
             raise Overloaded(f"pinning {digest} would leave none of {self.slots.num_slots} slots for others")
-        pages = self.slots.num_pinned_pages + len(self.slots.pages_of(digest))
-        if self.slots.num_pages - pages < self._max_pages:
+        if num_pages < self._max_pages:
             raise Overloaded(f"pinning {digest} would leave too few pages for an adapter of the largest rank")
 
     def _settle(self, copy: Copy) -> None:
@@ -280,15 +307,15 @@ class AdapterManager:
         self._copies.settle(copy)
 
     def _arrived(self, copy: Copy) -> None:
-        read_s, cached_s = self._reads_s[copy.digest]
-        self._arrivals[copy.digest] = Arrival(read_s, cached_s, copy.began_s, self._clock())
+        read_s, cached_s, tier = self._reads[copy.digest]
+        self._arrivals[copy.digest] = Arrival(read_s, cached_s, copy.began_s, self._clock(), tier)
 
     def _cached(self, fetch: Fetch) -> None:
         packed = self.cache.peek(fetch.digest)
         if packed is not None:
             self.names.add(fetch.source)
             self._ranks[fetch.digest] = packed.rank
-            self._reads_s[fetch.digest] = (fetch.started_s, self._clock())
+            self._reads[fetch.digest] = (fetch.started_s, self._clock(), fetch.tier)
             self._touch(fetch.digest)
 
     def _empty(self, slots: tuple[int, ...]) -> None:
@@ -300,14 +327,14 @@ class AdapterManager:
 
     def _touch(self, digest: str) -> None:
         self._used_s[digest] = self._clock()
-        self.version += 1
+        self.changed(digest)
 
     def _forget_if_gone(self, digest: str) -> None:
-        self.version += 1
+        self.changed(digest)
         if self.holds(digest) or digest in self._copies:
             return
         self.names.forget(digest)
         self._arrivals.pop(digest, None)
         self._ranks.pop(digest, None)
-        self._reads_s.pop(digest, None)
+        self._reads.pop(digest, None)
         self._used_s.pop(digest, None)

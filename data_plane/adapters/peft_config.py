@@ -23,17 +23,27 @@ class PeftConfig:
     exclude_modules: str | tuple[str, ...]
     layers_to_transform: tuple[int, ...]  # empty: all
     layers_pattern: tuple[str, ...]  # empty: any
+    use_dora: bool = False
+    lora_bias: bool = False
+    modules_to_save: tuple[str, ...] = ()
+    ensure_weight_tying: bool = False
 
     def targets(self, name: str) -> bool:
         """Whether the module of this name is changed."""
         if self._excludes(name):
             return False
         if isinstance(self.target_modules, str):
-            return self.target_modules.lower() == "all-linear" or bool(
-                re.fullmatch(self.target_modules, name)
-            )
+            return self._is_all_linear or bool(re.fullmatch(self.target_modules, name))
         # A module that is named in full is changed whatever its layer.
         return name in self.target_modules or (_named(name, self.target_modules) and self._in_layers(name))
+
+    def targets_end(self, name: str) -> bool:
+        """Whether the embedding or output head of this name is changed: "all-linear" means neither."""
+        return not self._is_all_linear and self.targets(name)
+
+    def saves(self, name: str) -> bool:
+        """Whether the adapter has a whole matrix of its own for the module of this name."""
+        return any(name.endswith(saved) for saved in self.modules_to_save)
 
     def rank(self, name: str) -> int:
         """The module's rank."""
@@ -44,6 +54,10 @@ class PeftConfig:
         alpha = self.alpha_pattern.get(_pattern_key(self.alpha_pattern, name), self.lora_alpha)
         rank = self.rank(name)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    @property
+    def _is_all_linear(self) -> bool:
+        return isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear"
 
     def _excludes(self, name: str) -> bool:
         if isinstance(self.exclude_modules, str):

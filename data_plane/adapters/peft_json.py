@@ -35,9 +35,6 @@ INNOCENT_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 # Options that change the computation and are not served: absent, null, false or empty only.
 NOT_SERVED = frozenset(
     {
-        "use_dora",
-        "lora_bias",
-        "modules_to_save",
         "megatron_config",
         "trainable_token_indices",
         "loftq_config",
@@ -52,7 +49,6 @@ NOT_SERVED = frozenset(
         "use_bdlora",
         "arrow_config",
         "kasa_config",
-        "ensure_weight_tying",
     }
 )
 USED = frozenset(
@@ -69,6 +65,10 @@ USED = frozenset(
         "layers_pattern",
         "bias",
         "init_lora_weights",
+        "use_dora",
+        "lora_bias",
+        "modules_to_save",
+        "ensure_weight_tying",
     }
 )
 
@@ -81,21 +81,34 @@ def parse_peft_config(data: bytes) -> PeftConfig:
         raise AdapterRefused(f"{FILE_NAME} is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise AdapterRefused(f"{FILE_NAME} is not a JSON object")
+    return peft_config(raw)
+
+
+def peft_config(raw: dict[str, object]) -> PeftConfig:
+    """The options as PEFT's `LoraConfig.to_dict` gives them; refuse the same."""
     _refuse_options(raw)
     fields = _Fields(raw)
     config = PeftConfig(
         r=fields.rank("r", raw.get("r")),
         lora_alpha=fields.number("lora_alpha", raw.get("lora_alpha")),
-        use_rslora=bool(raw.get("use_rslora")),
+        use_rslora=fields.flag("use_rslora"),
         rank_pattern={k: fields.rank(f"rank_pattern.{k}", v) for k, v in fields.mapping("rank_pattern")},
         alpha_pattern={k: fields.number(f"alpha_pattern.{k}", v) for k, v in fields.mapping("alpha_pattern")},
         target_modules=fields.names("target_modules"),
         exclude_modules=fields.names("exclude_modules"),
         layers_to_transform=fields.layers("layers_to_transform"),
         layers_pattern=fields.list("layers_pattern"),
+        use_dora=fields.flag("use_dora"),
+        lora_bias=fields.flag("lora_bias"),
+        modules_to_save=fields.list("modules_to_save"),
+        ensure_weight_tying=fields.flag("ensure_weight_tying"),
     )
     if not config.target_modules:
         raise AdapterRefused(f"{FILE_NAME}: target_modules names no module")
+    if config.use_dora and config.lora_bias:
+        raise AdapterRefused(f"{FILE_NAME}: lora_bias=True is not supported together with use_dora=True")
+    if "" in config.modules_to_save:
+        raise AdapterRefused(f"{FILE_NAME}: modules_to_save has an empty name")
     _refuse_bad_patterns(config)
     return config
 
@@ -133,6 +146,12 @@ class _Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_ALPHA:
             raise _wrong(name, value, f"must be a number of at most {MAX_ALPHA:g} in size")
         return float(value)
+
+    def flag(self, name: str) -> bool:
+        value = self.raw.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise _wrong(name, value, "must be true or false")
+        return bool(value)
 
     def mapping(self, name: str) -> list[tuple[str, object]]:
         value = self.raw.get(name) or {}

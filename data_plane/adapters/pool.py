@@ -19,14 +19,14 @@ class TorchRankPool:
         rows = num_pages * PAGE_ROWS
         self._num_pages = num_pages
         self._page_bytes = layout.page_bytes(dtype.itemsize)
-        self._slots = SlotTable([None] * num_slots)
+        self.slots = SlotTable([None] * num_slots)
         self.modules: tuple[LoraModule, ...] = tuple(
             LoraModule(
                 index=index,
                 a=torch.zeros(rows, len(module.projections), module.in_features, dtype=dtype),
                 b=torch.zeros(rows, module.out_features, dtype=dtype),
                 columns=module.columns,
-                slots=self._slots,
+                slots=self.slots,
             )
             for index, module in enumerate(layout.modules)
         )
@@ -46,6 +46,20 @@ class TorchRankPool:
         """Bytes of the whole pool."""
         return self._num_pages * self._page_bytes
 
+    @property
+    def side_bytes(self) -> int:
+        """Bytes that all slots hold beside their pages now."""
+        return sum(rows.side_bytes for rows in self._sided)
+
+    def side_bytes_of(self, pages: tuple[int, ...]) -> int:
+        """Bytes that the slot bound to these pages holds beside them; 0 when none is."""
+        return sum(rows.side_bytes for rows in self._sided if rows.pages == pages)
+
+    @property
+    def _sided(self) -> list[SlotRows]:
+        """Of the slots that hold anything beside their pages."""
+        return [rows for slot in self.slots.sided if (rows := self.slots.rows[slot])]
+
     def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
         """Copy the adapter's true ranks into `pages`; rows past them keep what they hold."""
         packed = _packed(adapter)
@@ -64,12 +78,14 @@ class TorchRankPool:
                 module.b[first : first + rank].copy_(weights.b)
 
     def bind(self, slot: int, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
-        """From the next step on, `slot` computes `pages`. One assignment."""
-        self._slots.rows[slot] = SlotRows(pages, _packed(adapter).ranks)
+        """From the next step on, `slot` computes `pages`. Constant time."""
+        packed = _packed(adapter)
+        # The side is immutable and already where the model computes: the slot shares it with the CPU cache.
+        self.slots.bind(slot, SlotRows(pages, packed.ranks, packed.side))
 
     def unbind(self, slot: int) -> None:
         """The slot holds nothing."""
-        self._slots.rows[slot] = None
+        self.slots.bind(slot, None)
 
 
 def _packed(adapter: PackedAdapter) -> PackedLora:

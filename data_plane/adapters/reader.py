@@ -1,4 +1,4 @@
-"""From an adapter's source to packed weights: read, verify, parse, match, pack.
+"""From an adapter's source to packed weights: the files as bytes, verified, then parsed and packed.
 
 Every file is read once, into memory; what is hashed is what is parsed, so a file that changes
 meanwhile cannot be served under the wrong digest. Runs on loader threads and keeps no state.
@@ -9,7 +9,7 @@ import io
 import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
@@ -17,18 +17,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data_plane.adapters.files import AdapterDirectory
-from data_plane.adapters.layout import AdapterLayout
-from data_plane.adapters.matching import match_tensors
-from data_plane.adapters.packing import PackedLora, pack
-from data_plane.adapters.peft_config import PeftConfig
+from data_plane.adapters.file_names import BIN, EXTRA_VOCABULARY, INDEX, WEIGHTS
+from data_plane.adapters.packer import LoraPacker
+from data_plane.adapters.packing import PackedLora
 from data_plane.adapters.peft_json import FILE_NAME, parse_peft_config
+from data_plane.adapters.places import AdapterFiles, Remotes, open_files
 from data_plane.adapters.revision import AdapterSource
 from data_plane.errors import AdapterRefused, AdapterUnreadable
 
-WEIGHTS = "adapter_model.safetensors"
-INDEX = "adapter_model.safetensors.index.json"
-BIN = "adapter_model.bin"
 MAX_CONFIG_BYTES = 4 << 20
 HEADER_BYTES = 16 << 20
 
@@ -37,30 +33,36 @@ HEADER_BYTES = 16 << 20
 class PeftReader:
     """Implements `AdapterReader` for PEFT directories."""
 
-    layout: AdapterLayout
+    packer: LoraPacker
     roots: Sequence[Path]
-    max_rank: int
-    dtype: torch.dtype
     allow_bin: bool = False
+    remotes: Remotes = field(default_factory=dict)
 
     def read(self, source: AdapterSource) -> PackedLora:
         """Read, verify and pack; raise AdapterRefused or AdapterUnreadable."""
         try:
-            files = self._read_files(AdapterDirectory(source.uri, self.roots))
+            files = self._read_files(open_files(source.uri, self.roots, self.remotes))
             _verify(files, source.revision.digest)
-            config = parse_peft_config(files[FILE_NAME])
-            self._refuse_ranks(config)
-            pairs = match_tensors(_parse_weights(files), config, self.layout)
-            return pack(pairs, self.layout, self.dtype)
+            return self._pack(files)
         except (AdapterRefused, AdapterUnreadable) as error:
             revision = source.revision
             raise type(error)(f"adapter {revision.name}@{revision.number}: {error}") from error
 
-    def _read_files(self, directory: AdapterDirectory) -> dict[str, bytes]:
+    def read_directory(self, uri: str) -> tuple[str, PackedLora]:
+        """A checkpoint that nobody registered: the digest its files have now, and what they hold."""
+        files = self._read_files(open_files(uri, self.roots, self.remotes))
+        return content_digest(files), self._pack(files)
+
+    def _pack(self, files: dict[str, bytes]) -> PackedLora:
+        return self.packer.pack(_parse_weights(files), parse_peft_config(files[FILE_NAME]))
+
+    def _read_files(self, directory: AdapterFiles) -> dict[str, bytes]:
         names = directory.names()
         files = {
             FILE_NAME: directory.read(FILE_NAME, max_bytes=MAX_CONFIG_BYTES),
         }
+        if EXTRA_VOCABULARY in names:
+            raise AdapterRefused(f"{EXTRA_VOCABULARY}: lora_extra_vocab_size is not supported")
         if WEIGHTS in names:
             weights = [WEIGHTS]
         elif INDEX in names:
@@ -73,20 +75,8 @@ class PeftReader:
         else:
             raise AdapterUnreadable(f"{WEIGHTS} does not exist")
         for name in weights:
-            files[name] = directory.read(name, max_bytes=self._max_weight_bytes)
+            files[name] = directory.read(name, max_bytes=self.packer.max_file_bytes() + HEADER_BYTES)
         return files
-
-    @property
-    def _max_weight_bytes(self) -> int:
-        """All modules at the largest rank in 8-byte floats: every tensor is applied, so none needs more."""
-        return self.max_rank * self.layout.row_elements * 8 + HEADER_BYTES
-
-    def _refuse_ranks(self, config: PeftConfig) -> None:
-        for name in self.layout.targets:
-            if config.targets(name) and config.rank(name) > self.max_rank:
-                raise AdapterRefused(
-                    f"{name}: rank {config.rank(name)} is above max_lora_rank {self.max_rank}"
-                )
 
 
 def content_digest(files: dict[str, bytes]) -> str:

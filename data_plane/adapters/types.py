@@ -46,6 +46,13 @@ class RankPool(Protocol):
     def page_bytes(self) -> int:
         """Bytes of one page over all modules."""
 
+    @property
+    def side_bytes(self) -> int:
+        """Bytes that all slots hold beside their pages now."""
+
+    def side_bytes_of(self, pages: tuple[int, ...]) -> int:
+        """Bytes that the slot bound to these pages holds beside them; 0 when none is."""
+
     def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
         """Copy weights into pages that no slot is bound to. Any thread, also several at once."""
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data_plane.adapters.cpu_cache import CpuCache
+from data_plane.adapters.disk_cache import DiskCache
 from data_plane.adapters.lifecycle import AdapterManager
 from data_plane.adapters.load_queue import LoadQueue, ThreadLoadQueue
+from data_plane.adapters.loader import AdapterLoader, DiskLoader, Loaded, SourceLoader
 from data_plane.adapters.pages import PageAllocator
+from data_plane.adapters.shares import check_room
 from data_plane.adapters.slots import Slots
-from data_plane.adapters.types import AdapterReader, PackedAdapter, RankPool
+from data_plane.adapters.sources import DirectorySource
+from data_plane.adapters.types import AdapterReader, RankPool
 from data_plane.config import EngineConfig
 from data_plane.engine.admission import AdmissionLimits
 from data_plane.engine.detokenizer import detokenizers
 from data_plane.engine.engine import Engine, EngineSettings, StepRunner
+from data_plane.engine.remotes import build_remotes
 from data_plane.kv_cache.tables import BlockTables
 from data_plane.scheduler.fairness import VirtualCounters
 from data_plane.scheduler.lanes import Lanes
@@ -23,7 +28,6 @@ from data_plane.scheduler.scheduler import Scheduler, StepLimits
 from data_plane.scheduler.turns import TURN_STEPS, SlotTurns
 
 ROWS_PER_PAGE = 8
-MAX_WAITING = 4096  # requests; each is a few KB
 
 
 class Tokenizer(Protocol):
@@ -47,6 +51,10 @@ class TensorSide(Protocol):
     @property
     def reader(self) -> AdapterReader:
         """Reads adapters."""
+
+    @property
+    def landed(self) -> AdapterReader | None:
+        """Reads adapters inside the disk cache; needed when there is one."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -74,7 +82,6 @@ class EnginePolicy:
     """Choices that have a sound default."""
 
     turn_steps: int = TURN_STEPS
-    max_waiting: int = MAX_WAITING
     tenant_weight: Callable[[str], float] = lambda tenant: 1.0
 
 
@@ -82,7 +89,7 @@ class EnginePolicy:
 class LoadQueues:
     """Where adapters are read, and where they are copied into the rank pool."""
 
-    reads: LoadQueue[PackedAdapter]
+    reads: LoadQueue[Loaded]
     copies: LoadQueue[None]
 
 
@@ -131,7 +138,7 @@ def build_engine(
         tables=tables,
         scheduler=scheduler,
         make_detokenizer=detokenizers(tensors.tokenizer),
-        settings=EngineSettings(limits, frozenset(tensors.eos_token_ids), policy.max_waiting),
+        settings=EngineSettings(limits, frozenset(tensors.eos_token_ids), config.max_waiting_requests),
         clock=clock,
         rng=rng,
     )
@@ -141,13 +148,29 @@ def _adapters(
     tensors: TensorSide, config: EngineConfig, queues: LoadQueues, clock: Callable[[], float]
 ) -> AdapterManager:
     num_slots = config.max_loras if config.enable_lora else 0
+    max_pages = -(-config.max_lora_rank // ROWS_PER_PAGE)
+    if config.enable_lora and config.cache_pools:
+        check_room(config.cache_pools, (num_slots, tensors.rank_pool.num_pages), (1, max_pages))
     return AdapterManager(
-        reader=tensors.reader,
+        loader=_loader(tensors, config),
         pool=tensors.rank_pool,
-        slots=Slots(num_slots, PageAllocator(tensors.rank_pool.num_pages)),
-        cache=CpuCache(max_bytes=config.cpu_cache_bytes, max_adapters=config.cpu_loras),
+        slots=Slots(num_slots, PageAllocator(tensors.rank_pool.num_pages), config.cache_pools),
+        cache=CpuCache(
+            max_bytes=config.cpu_cache_bytes, max_adapters=config.cpu_loras, pools=config.cache_pools
+        ),
         reads=queues.reads,
         copies=queues.copies,
         clock=clock,
-        max_pages=-(-config.max_lora_rank // ROWS_PER_PAGE),
+        max_pages=max_pages,
+    )
+
+
+def _loader(tensors: TensorSide, config: EngineConfig) -> AdapterLoader:
+    if config.disk_cache_dir is None or tensors.landed is None:
+        return SourceLoader(tensors.reader)
+    return DiskLoader(
+        reader=tensors.reader,
+        landed=tensors.landed,
+        files=DirectorySource(config.readable_roots, build_remotes(config)),
+        cache=DiskCache(config.disk_cache_dir, config.disk_cache_bytes),
     )

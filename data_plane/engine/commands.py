@@ -17,7 +17,7 @@ from data_plane.adapters.revision import AdapterSource, Tier
 from data_plane.engine.events import Command, CommandDone, Drain, Evict, Load, Pin, Reload
 from data_plane.errors import AdapterUnknown, Overloaded, RequestCancelled, WorkerError
 from data_plane.scheduler.request import Request
-from data_plane.scheduler.scheduler import Scheduler
+from data_plane.scheduler.scheduler import Scheduler, of_owner
 
 _log = structlog.get_logger("data_plane.engine")
 
@@ -51,6 +51,11 @@ class Commands:
         # Again as long as one ends: another may wait for just that, and nobody would wake us.
         while sum([not self._resume(command) for command in self._take()]):
             pass
+
+    def fail_all(self, error: WorkerError) -> None:
+        """Refuse what is under way: the engine stops."""
+        for command in self._take():
+            self._refuse(command, error)
 
     def retire(self, digest: str, steps: Steps) -> None:
         """Start an eviction of the engine's own, once a digest."""
@@ -118,6 +123,7 @@ class CommandContext:
     has_requests: Callable[[], bool]
     failures: dict[str, WorkerError] = field(default_factory=dict)  # digests that failed since the last step
     reloading: set[Owner] = field(default_factory=set)
+    pinning: set[str] = field(default_factory=set)  # digests that are pinned once they have a slot
 
     def size_bytes(self, digest: str) -> int:
         """Bytes of a revision over all tiers."""
@@ -161,17 +167,41 @@ def into_slot(context: CommandContext, source: AdapterSource) -> Generator[None,
 
 def evict(context: CommandContext, command: Evict) -> Steps:
     """Hold the revision no longer; meanwhile requests that name it wait, and load it again."""
-    turns = context.scheduler.turns
-    turns.block(command.digest)
+    owner, names = command.owner, context.adapters.names
+    if owner is not None and not names.is_only(command.digest, owner):
+        return (yield from _leave_to_others(context, command, owner))
+    context.pinning.discard(command.digest)
+    if command.cancel_running:
+        for request in context.scheduler.leasing(command.digest):
+            context.end(request, RequestCancelled("the adapter was evicted"))
+    while not _can_leave(context, command.digest):
+        yield from _keep_waiting(context, command.digest)
+    return context.adapters.evict(command.digest)
+
+
+def _keep_waiting(context: CommandContext, digest: str) -> Generator[None, None, None]:
+    """Until the next step boundary, let requests for a digest that is to leave wait."""
+    if context.adapters.cache.is_held(digest):
+        # A reload keeps it for its swap, and may itself wait for the last of these requests.
+        yield
+        return
+    context.scheduler.turns.block(digest)
     try:
-        if command.cancel_running:
-            for request in context.scheduler.leasing(command.digest):
-                context.end(request, RequestCancelled("the adapter was evicted"))
-        while not _can_leave(context, command.digest):
-            yield
-        return context.adapters.evict(command.digest)
+        yield
     finally:
-        turns.unblock(command.digest)
+        context.scheduler.turns.unblock(digest)
+
+
+def _leave_to_others(context: CommandContext, command: Evict, owner: Owner) -> Steps:
+    """Another owner has the same weights: only this one's requests end, and nothing is freed."""
+    if command.cancel_running:
+        for request in of_owner(context.scheduler.leasing(command.digest), owner):
+            context.end(request, RequestCancelled("the adapter was evicted"))
+    while of_owner(context.scheduler.leasing(command.digest), owner):
+        yield
+    context.adapters.names.remove(command.digest, owner)
+    context.adapters.changed(command.digest)
+    return 0
 
 
 def retire(context: CommandContext, digest: str) -> Steps:
@@ -184,6 +214,7 @@ def retire(context: CommandContext, digest: str) -> Steps:
 def pin(context: CommandContext, command: Pin) -> Steps:
     """Keep a held revision in a tier, bringing it there first."""
     adapters = context.adapters
+    context.pinning.discard(command.digest)
     source = adapters.names.source(command.digest)
     if source is None or not adapters.holds(command.digest):
         raise AdapterUnknown(f"adapter {command.digest} is not held by this worker and cannot be pinned")
@@ -197,6 +228,22 @@ def pin(context: CommandContext, command: Pin) -> Steps:
             raise fetch.error
     adapters.pin(command.digest, command.tier)
     return context.size_bytes(command.digest)
+
+
+def pin_when_placed(context: CommandContext, source: AdapterSource) -> Steps:
+    """Pin a cached revision in the first slot that it gets, unless that is no longer wanted."""
+    adapters, digest = context.adapters, source.revision.digest
+    context.pinning.add(digest)
+    try:
+        while digest in context.pinning:
+            if adapters.place(source, context.scheduler.turns.kept(), urgent=False) is Place.RESIDENT:
+                adapters.pin(digest, Tier.SLOT)
+                break
+            yield
+            context.raise_failure(digest)
+    finally:
+        context.pinning.discard(digest)
+    return 0
 
 
 def drain(context: CommandContext) -> Steps:

@@ -31,7 +31,7 @@ from data_plane.engine.events import (
 )
 from data_plane.engine.outputs import RequestOutput
 from data_plane.engine.reload import reload
-from data_plane.engine.status import held_adapters
+from data_plane.engine.status import HeldAdapters
 from data_plane.errors import (
     DeadlineExceeded,
     Draining,
@@ -87,6 +87,7 @@ class Engine:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.SystemRandom()
+        self._held = HeldAdapters(adapters)
         self._orders = count()
         self._requests: dict[str, Request] = {}
         self._outputs: dict[str, RequestOutput] = {}
@@ -185,6 +186,10 @@ class Engine:
         events, self._events = self._events, []
         return events
 
+    def fail_commands(self, error: WorkerError) -> None:
+        """Refuse every command under way: the engine stops."""
+        self._commands.fail_all(error)
+
     def fail_all(self, error: WorkerError) -> list[Event]:
         """End every request: the engine stops."""
         for request in list(self._requests.values()):
@@ -195,12 +200,14 @@ class Engine:
     def status(self) -> EngineStatus:
         """What the engine holds and does now."""
         return EngineStatus(
-            adapters=held_adapters(self._adapters),
+            adapters=self._held.take(),
+            taken_s=self._clock(),
             running_requests=self._scheduler.num_running,
             waiting_requests=self._scheduler.num_waiting,
             free_blocks=self._tables.num_free,
             slot_bytes_used=self._adapters.slot_bytes_used,
             cpu_bytes_used=self._adapters.cache.num_bytes,
+            disk_bytes_used=self._adapters.disk_bytes_used,
             computed_tokens=self._computed_tokens,
             cold_loads=self._adapters.num_reads,
             max_adapters_in_step=self._scheduler.max_adapters_in_step,

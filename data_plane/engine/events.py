@@ -7,6 +7,7 @@ thread can become a process without a change above it.
 from dataclasses import dataclass
 from enum import Enum
 
+from data_plane.adapters.names import Owner
 from data_plane.adapters.revision import AdapterSource, ReloadPolicy, Revision, Tier
 from data_plane.errors import WorkerError
 from data_plane.scheduler.plan import TokenLogprob
@@ -104,10 +105,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Hold a revision no longer: wait for its leases, or cancel the requests that have them."""
+    """Hold a revision no longer: wait for its leases, or cancel the requests that have them.
+
+    While another owner has a revision of the same digest, only the requests of `owner` are waited for
+    or cancelled, and the weights stay.
+    """
 
     digest: str
     cancel_running: bool = False
+    owner: Owner | None = None  # None: whoever has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class HeldAdapter:
     cpu_bytes: int
     leases: int
     pinned: bool
-    idle_s: float
+    used_s: float  # when it was last used or came, on the engine's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,3 +176,5 @@ class EngineStatus:
     cold_loads: int  # reads of a source, ever
     max_adapters_in_step: int
     steps: int
+    disk_bytes_used: int = 0
+    taken_s: float = 0.0  # on the engine's clock

@@ -13,8 +13,8 @@ nothing changes. Then:
 """
 
 from data_plane.adapters.names import owner_of
-from data_plane.adapters.revision import ReloadPolicy
-from data_plane.engine.commands import CommandContext, Steps, retire
+from data_plane.adapters.revision import AdapterSource, ReloadPolicy
+from data_plane.engine.commands import CommandContext, Steps, pin_when_placed, retire
 from data_plane.engine.events import Reload
 from data_plane.errors import Overloaded
 
@@ -56,11 +56,13 @@ def _replace(context: CommandContext, command: Reload) -> Steps:
             yield from _swap(context, command, old)
         elif command.policy is ReloadPolicy.DRAIN:
             yield from _drain(context, old, new)
-        _inherit_pin(context, old, new)
-        if adapters.names.is_only(old, owner):
+        only = adapters.names.is_only(old, owner)
+        _inherit_pins(context, old, command.source, keep_old=not only)
+        if only:
             context.commands.retire(old, retire(context, old))
         else:
             adapters.names.remove(old, owner)
+        adapters.changed(old)
         if was_resident:
             # So that the next request finds it in a slot; when there is none, it waits as any other.
             adapters.place(command.source, context.scheduler.turns.kept(), urgent=False)
@@ -74,7 +76,7 @@ def _swap(context: CommandContext, command: Reload, old: str) -> Steps:
         yield
     rebound = False
     if old in adapters.slots and new not in adapters.slots and adapters.names.is_only(old, owner):
-        copy = adapters.stage(new, {old, *context.scheduler.turns.kept()})
+        copy = adapters.stage(new, old, {old, *context.scheduler.turns.kept()})
         if copy is not None:
             while not copy.done:
                 yield
@@ -96,7 +98,15 @@ def _drain(context: CommandContext, old: str, new: str) -> Steps:
     return 0
 
 
-def _inherit_pin(context: CommandContext, old: str, new: str) -> None:
-    if context.adapters.cache.is_pinned(old):
-        context.adapters.cache.pin(old, False)
-        context.adapters.cache.pin(new, True)
+def _inherit_pins(context: CommandContext, old: str, source: AdapterSource, *, keep_old: bool) -> None:
+    """What was pinned under the name stays pinned, with the new weights."""
+    slots, cache, new = context.adapters.slots, context.adapters.cache, source.revision.digest
+    if cache.is_pinned(old):
+        cache.pin(old, keep_old)
+        cache.pin(new, True)
+        context.adapters.changed(new)
+    if slots.is_pinned(old) or old in context.pinning:
+        context.pinning.discard(old)
+        if old in slots:
+            slots.pin(old, keep_old)
+        context.commands.start(pin_when_placed(context, source))

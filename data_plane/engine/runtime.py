@@ -5,16 +5,20 @@ and never changes.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from data_plane.adapters.layout import AdapterLayout, pages_for
+from data_plane.adapters.packer import LoraPacker
 from data_plane.adapters.pool import TorchRankPool
 from data_plane.adapters.reader import PeftReader
 from data_plane.config import DType, EngineConfig
+from data_plane.engine.cpu_kernels import choose_kernels
+from data_plane.engine.remotes import build_remotes
 from data_plane.engine.runner import ModelRunner
 from data_plane.engine.sampler import Sampler
 from data_plane.kv_cache.pool import KvPool, num_blocks_for
@@ -24,14 +28,18 @@ from data_plane.models.build import (
     bind_attention,
     fuse_projections,
     layout_of,
+    load_config,
     load_definition,
     load_tokenizer,
+    weights_of,
 )
 from data_plane.models.digest import model_digest
+from data_plane.models.ends import adapt_ends
+from data_plane.models.packed_head import pack_head
+from data_plane.models.pointwise import fuse_pointwise
 from data_plane.models.self_check import self_check
 from data_plane.models.step import StepState
 from data_plane.models.trace import trace
-from kernels.lora.torch_ops import TorchLoraOps
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Runtime:
     runner: ModelRunner
     rank_pool: TorchRankPool
     reader: PeftReader
+    landed: PeftReader | None  # reads from the disk cache; None: there is none
     tokenizer: Any  # of transformers
     layout: AdapterLayout
     num_blocks: int
@@ -63,8 +72,12 @@ class Runtime:
 def build_runtime(config: EngineConfig) -> Runtime:
     """Load the model and allocate the pools; raise ModelRefused or InvalidRequest when that cannot be."""
     torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    architecture = load_config(config.model)
+    max_model_len = _max_model_len(config, architecture)
+    kernels = choose_kernels(config.cpu_kernels)
+    # Before the weights are read: a refusal needs none of them.
+    self_check(architecture, max_model_len, kernels.attention)
     definition = load_definition(config.model, _dtype(config.dtype))
-    self_check(definition.config)
     dtype = definition.dtype
     found = trace(definition)
     layout = layout_of(definition, found)
@@ -73,37 +86,60 @@ def build_runtime(config: EngineConfig) -> Runtime:
     shapes = [attention.shape for attention in found.attentions]
     num_blocks = num_blocks_for(shapes, dtype, config.block_size, config.kv_cache_bytes)
     kv = KvPool(shapes, num_blocks=num_blocks, block_size=config.block_size, dtype=dtype)
-    bind_attention(definition, found, kv, state)
+    bind_attention(definition, found, kv, state, kernels.attention)
 
     lora_dtype = _dtype(config.lora_dtype) or dtype
     rank_pool = _rank_pool(config, layout, lora_dtype)
-    lora = LoraBinding(rank_pool.modules, TorchLoraOps()) if config.enable_lora else None
-    moved_bytes = fuse_projections(definition, found, state, lora)
+    lora = LoraBinding(rank_pool.modules, rank_pool.slots, kernels.lora) if config.enable_lora else None
+    fused = fuse_projections(definition, found, state, lora)
+    base = weights_of(definition, layout, fused)
+    head_bytes = pack_head(definition, layout.head)
+    if lora is not None:
+        adapt_ends(definition, layout.embedding, layout.head, lora.slots, state)
+    if kernels.native is not None:
+        # Last, because it moves projections to other names.
+        fuse_pointwise(definition, layout, kernels.native)
 
     eos = _eos_token_ids(definition)
+    packer = LoraPacker(
+        layout=layout,
+        base=base,
+        max_rank=config.max_lora_rank,
+        # One more than there are slots: a reload holds the old and the new side at once.
+        max_side_bytes=config.lora_side_bytes // (config.max_loras + 1),
+        dtype=lora_dtype,
+    )
+    reader = PeftReader(
+        packer,
+        roots=config.readable_roots,
+        allow_bin=config.allow_bin,
+        remotes=build_remotes(config),
+    )
     return Runtime(
         runner=ModelRunner(BaseModel(definition, state), kv, Sampler(eos)),
         rank_pool=rank_pool,
-        reader=PeftReader(
-            layout=layout,
-            roots=config.adapter_roots,
-            max_rank=config.max_lora_rank,
-            dtype=lora_dtype,
-            allow_bin=config.allow_bin,
-        ),
+        reader=reader,
+        landed=_landed(reader, config.disk_cache_dir),
         tokenizer=load_tokenizer(config.model),
         layout=layout,
         num_blocks=num_blocks,
         eos_token_ids=eos,
-        max_model_len=_max_model_len(config, definition),
+        max_model_len=max_model_len,
         model_name=config.model_name,
         base_digest=model_digest(config.model),
         bytes=RuntimeBytes(
-            weights=moved_bytes + sum(parameter.nbytes for parameter in definition.parameters()),
+            weights=sum(kept.linear.num_bytes for kept in fused)
+            + sum(parameter.nbytes for parameter in definition.parameters())
+            + head_bytes,
             rank_pool=rank_pool.num_bytes,
             kv_cache=kv.num_bytes,
         ),
     )
+
+
+def _landed(reader: PeftReader, disk_cache_dir: Path | None) -> PeftReader | None:
+    """A reader of nothing but the disk cache."""
+    return replace(reader, roots=(disk_cache_dir,), remotes={}) if disk_cache_dir else None
 
 
 def _rank_pool(config: EngineConfig, layout: AdapterLayout, dtype: torch.dtype) -> TorchRankPool:
@@ -125,6 +161,6 @@ def _eos_token_ids(definition: PreTrainedModel) -> tuple[int, ...]:
     return () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
 
 
-def _max_model_len(config: EngineConfig, definition: PreTrainedModel) -> int:
-    limit = getattr(definition.config.get_text_config(), "max_position_embeddings", None)
+def _max_model_len(config: EngineConfig, architecture: PreTrainedConfig) -> int:
+    limit = getattr(architecture.get_text_config(), "max_position_embeddings", None)
     return min(config.max_model_len, limit) if limit else config.max_model_len

@@ -3,8 +3,8 @@
 Owns the thread, what was handed to it and is not taken in yet, and who listens to which request.
 Other threads call `submit`, `cancel`, `command` and `status` and never touch the engine. The thread
 sleeps on a condition when a step computed nothing, and is woken by a submit, a cancel, a command, a
-load that ended or the next deadline; it never polls. It dies in `stop`, or of a bug, and fails what is
-left first.
+load that ended or the next deadline; it never polls. It ends in `stop`, or dies of a bug: either way it
+fails what is left first, and of a death it tells `on_death`, since nobody can be served any more.
 """
 
 import time
@@ -53,18 +53,29 @@ class _Command:
     future: "Future[CommandDone]"
 
 
-_Message = _Submit[SinkT] | _Cancel | _Command
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    future: "Future[EngineStatus]"
+
+
+_Message = _Submit[SinkT] | _Cancel | _Command | _Snapshot
 
 
 class EngineThread(Generic[SinkT]):
     """Runs an engine; `deliver` gets the events of a step, by sink, in one call on the engine's thread."""
 
     def __init__(
-        self, engine: Engine, deliver: Deliver[SinkT], *, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        deliver: Deliver[SinkT],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_death: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
         self._clock = clock
+        self._on_death = on_death
         self._inbox: list[_Message[SinkT]] = []
         self._wanted = Condition()
         self._woken = False
@@ -96,8 +107,14 @@ class EngineThread(Generic[SinkT]):
         return future
 
     def status(self) -> EngineStatus:
-        """The latest snapshot."""
+        """The latest snapshot, at once."""
         return self._status
+
+    def snapshot(self) -> "Future[EngineStatus]":
+        """A snapshot after everything that this caller has handed over or got an answer to."""
+        future: Future[EngineStatus] = Future()
+        self._post(_Snapshot(future))
+        return future
 
     def on_status(self, callback: Callable[[], object]) -> None:
         """Call this, on the engine's thread, after a snapshot that differs in adapters or leases,
@@ -131,8 +148,13 @@ class EngineThread(Generic[SinkT]):
         try:
             self._loop()
         except Exception:  # a bug: better every client hears of it than that they wait for ever
-            _log.exception("the engine's thread ends")
-        self._shut()
+            _log.exception("the engine died")
+            try:
+                self._bury(WorkerError("the engine of this worker died"))
+            finally:
+                self._on_death()
+        else:
+            self._shut()
 
     def _loop(self) -> None:
         idle = False
@@ -168,6 +190,8 @@ class EngineThread(Generic[SinkT]):
                 self._engine.cancel(request_id)
             case _Command(command, future):
                 self._engine.start(command, future)
+            case _Snapshot(future):
+                future.set_result(self._engine.status())
 
     def _add(self, request: GenerationRequest, sink: SinkT) -> None:
         try:
@@ -203,10 +227,29 @@ class EngineThread(Generic[SinkT]):
             _log.exception("the engine's books do not balance")
 
     def _shut(self) -> None:
+        """Orderly: the engine ends its requests itself."""
+        error = Draining("the worker has stopped")
+        self._close_inbox()
+        self._send(self._engine.fail_all(error))
+        self._engine.fail_commands(error)
+
+    def _bury(self, error: WorkerError) -> None:
+        """After a bug: tell everybody who listens, without trusting the engine's books."""
+        listening, self._sinks = self._sinks, {}
+        self._engine.fail_commands(error)
+        self._close_inbox()
+        if listening:
+            self._deliver(
+                [
+                    (sink, [Failed(request_id=request_id, error=error)])
+                    for request_id, sink in listening.items()
+                ]
+            )
+
+    def _close_inbox(self) -> None:
         with self._wanted:
             self._stopping = True
             messages, self._inbox = self._inbox, []
-        self._send(self._engine.fail_all(Draining("the worker has stopped")))
         for message in messages:
             self._refuse(message)
 
@@ -215,5 +258,5 @@ class EngineThread(Generic[SinkT]):
         match message:
             case _Submit(request, sink):
                 self._deliver([(sink, [Failed(request_id=request.request_id, error=error)])])
-            case _Command(_, future):
+            case _Command(_, future) | _Snapshot(future):
                 future.set_exception(error)

@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data_plane.errors import ModelRefused
 from data_plane.models.step import StepState
-from kernels.cpu.attention import AttentionOptions, paged_attention, write_kv
+from kernels.cpu.attention import AttentionOptions, PagedAttention
 
 ATTENTION = "loraplane_paged"
 
@@ -29,18 +29,20 @@ class Attends(Protocol):
 class PagedLayer:
     """One layer's cache, bound to its attention module."""
 
-    def __init__(self, k_cache: Tensor, v_cache: Tensor, state: StepState) -> None:
+    def __init__(self, k_cache: Tensor, v_cache: Tensor, state: StepState, attention: PagedAttention) -> None:
         self._k_cache, self._v_cache, self._state = k_cache, v_cache, state
+        self._attention = attention
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Store the step's K and V, then attend to everything the sequences have."""
         batch = self._state.batch
         if batch is None:
             raise ModelRefused("attention was called outside a step")
-        write_kv(self._k_cache, key[0].transpose(0, 1), batch)
-        write_kv(self._v_cache, value[0].transpose(0, 1), batch)
-        queries = query[0].transpose(0, 1)
-        return paged_attention(queries, self._k_cache, self._v_cache, batch, options)[None]
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        out = self._attention.attend(
+            q, k, v, k_cache=self._k_cache, v_cache=self._v_cache, batch=batch, options=options
+        )
+        return out[None]
 
 
 def register() -> None:

@@ -31,7 +31,7 @@ class BaseModel:
         token_ids, positions [num_tokens] int64; logit_rows [num_logits] int64, the rows of the batch
         that need logits → [num_logits, vocab_size] in the model's dtype.
         """
-        self._state.set(batch, segments)
+        self._state.set(batch, segments, logit_rows)
         output = self._definition(
             input_ids=token_ids[None],
             position_ids=positions[None],

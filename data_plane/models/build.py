@@ -13,36 +13,49 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from data_plane.adapters.layout import AdapterLayout, FusedModule, Projection
 from data_plane.errors import ModelRefused
 from data_plane.kv_cache.pool import KvPool
 from data_plane.models.attention import ATTENTION, PagedLayer, register
+from data_plane.models.ends import are_tied, find_embedding, find_head
 from data_plane.models.projection import FusedProjection, ProjectionLora, ProjectionSlice
 from data_plane.models.step import StepState
 from data_plane.models.trace import ModelTrace
+from data_plane.models.weights import EndWeights, FusedWeights, ModelWeights, row_norms_squared
+from kernels.cpu.attention import PagedAttention, TorchAttention
 from kernels.cpu.linear import make_linear
 from kernels.lora.ops import LoraOps
-from kernels.lora.pool import LoraModule
+from kernels.lora.pool import LoraModule, SlotTable
 
 
 @dataclass(frozen=True, slots=True)
 class LoraBinding:
-    """The rank pool's modules, one a group of the trace, and how to compute with them."""
+    """The rank pool's modules, one a group of the trace, its slots, and how to compute with them."""
 
     modules: Sequence[LoraModule]
+    slots: SlotTable
     ops: LoraOps
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """Read the model's configuration; refuse what transformers does not know."""
+    if not (path / "config.json").is_file():
+        raise ModelRefused(f"model: {path} has no config.json")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelRefused(f"model: {path}: {error}") from error
+    return config
 
 
 def load_definition(path: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     """Read the model at `path` with its own or the given dtype; refuse what transformers cannot read."""
     register()
-    if not (path / "config.json").is_file():
-        raise ModelRefused(f"model: {path} has no config.json")
+    config = load_config(path)
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -79,32 +92,56 @@ def prepared(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def layout_of(model: PreTrainedModel, trace: ModelTrace) -> AdapterLayout:
-    """Every traced group as a module that can carry LoRA."""
-    return AdapterLayout(tuple(_fused_module(model, group) for group in trace.groups))
+    """Every traced group as a module that can carry LoRA, and the ends that can."""
+    embedding, head = find_embedding(model), find_head(model)
+    return AdapterLayout(
+        tuple(_fused_module(model, group) for group in trace.groups),
+        embedding=embedding,
+        head=head,
+        tied=are_tied(model, embedding, head),
+    )
 
 
-def bind_attention(model: PreTrainedModel, trace: ModelTrace, kv: KvPool, state: StepState) -> None:
-    """Give every attention module its layer of the KV cache."""
+def bind_attention(
+    model: PreTrainedModel,
+    trace: ModelTrace,
+    kv: KvPool,
+    state: StepState,
+    kernel: PagedAttention | None = None,
+) -> None:
+    """Give every attention module its layer of the KV cache, computed by `kernel` or plain PyTorch."""
+    kernel = kernel or TorchAttention()
     for attention, (k_cache, v_cache) in zip(trace.attentions, kv.layers, strict=True):
-        layer = PagedLayer(k_cache, v_cache, state)
+        layer = PagedLayer(k_cache, v_cache, state, kernel)
         model.get_submodule(attention.name).paged = layer  # type: ignore[assignment]
 
 
 def fuse_projections(
     model: PreTrainedModel, trace: ModelTrace, state: StepState, lora: LoraBinding | None
-) -> int:
-    """Replace every traced linear module; return the bytes of the weights that moved."""
-    num_bytes = 0
+) -> list[FusedWeights]:
+    """Replace every traced linear module; return what is kept of the weights, group by group."""
+    kept = []
     for index, group in enumerate(trace.groups):
         weights, bias = _take_weights(model, group)
-        sizes = tuple(weight.shape[0] for weight in weights)
         linear = make_linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+        kept.append(FusedWeights(linear, bias, row_norms_squared(weights)))
         bound = ProjectionLora(lora.modules[index], lora.ops, state) if lora else None
-        fused = FusedProjection(linear, sizes, bound)
-        num_bytes += linear.num_bytes
+        fused = FusedProjection(linear, [weight.shape[0] for weight in weights], bound)
         for i, name in enumerate(group):
             model.set_submodule(name, ProjectionSlice(fused, i))
-    return num_bytes
+    return kept
+
+
+def weights_of(model: PreTrainedModel, layout: AdapterLayout, fused: Sequence[FusedWeights]) -> ModelWeights:
+    """What adapters are read against; before the ends are replaced."""
+    ends = {}
+    for end in layout.ends.values():
+        module = model.get_submodule(end.name)
+        bias = module.bias if end.has_bias else None
+        assert isinstance(module.weight, Tensor), "ends are plain tables and linear layers"
+        assert bias is None or isinstance(bias, Tensor), "ends are plain tables and linear layers"
+        ends[end.name] = EndWeights(module.weight, bias, end is layout.embedding)
+    return ModelWeights(layout, fused, ends, model.dtype)
 
 
 def _fused_module(model: PreTrainedModel, group: tuple[str, ...]) -> FusedModule:

@@ -2,6 +2,8 @@
 
     y = x [W_q; W_k; W_v]ᵀ + b,   then   y[t, columns_i] += LoRA_i(x[t])
 
+where an adapter of DoRA, or with biases of its own, scales and shifts its rows of y in between.
+
 The first sibling that is called computes for all; each returns its own columns. Knows the step
 only through StepState. Invariant: a sibling never returns columns of another input.
 """
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from data_plane.models.step import StepState
 from kernels.cpu.linear import Linear
+from kernels.lora.changes import change_columns
 from kernels.lora.ops import LoraOps, add_lora
 from kernels.lora.pool import LoraModule
 
@@ -30,7 +33,10 @@ class ProjectionLora:
         """Add the step's adapters to `y` in place."""
         segments = self.state.segments
         if segments is not None:
-            add_lora(self.ops, x.flatten(0, -2), self.module, segments, out=y.flatten(0, -2))
+            out = y.flatten(0, -2)
+            if self.module.slots.sided:
+                change_columns(self.module, segments, out=out)
+            add_lora(self.ops, x.flatten(0, -2), self.module, segments, out=out)
 
 
 class FusedProjection:

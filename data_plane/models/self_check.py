@@ -1,54 +1,90 @@
 """Whether an architecture can be served: decided by trying it at start, not by a list of names.
 
-A tiny random model of the same configuration computes two sequences our way (flattened into one
-row, in chunks, through the paged cache and the fused projections) and apart by transformers'
-eager attention. When the logits differ, something passes our interface by: a position bias made
-elsewhere, a recurrent layer, a projection whose weight is read without being called.
+A small random model of the same configuration computes two sequences our way and by transformers
+alone. When the logits differ, something passes our interface by: a position bias made elsewhere, a
+recurrent layer, a projection whose weight is read without being called. The refusal names the
+first module that is at fault.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from data_plane.errors import ModelRefused
-from data_plane.kv_cache.pool import KvPool
-from data_plane.models.base_model import BaseModel
-from data_plane.models.build import bind_attention, fuse_projections, prepared
-from data_plane.models.step import StepState
-from data_plane.models.tiny_config import tiny_config
+from data_plane.models.build import prepared
+from data_plane.models.divergence import TOLERANCE, first_difference, joined, recorded, relative_difference
+from data_plane.models.tiny_config import all_heads, tiny_config
 from data_plane.models.trace import trace
-from kernels.cpu.paging import PagedChunk, paged_batch
-
-BLOCK_SIZE = 4
-BLOCKS = ((5, 0, 3), (1, 4, 2))  # of the two sequences
-TOKENS = (tuple(range(3, 14)), tuple(range(40, 46)))
-# (sequence, past, length) of each step's chunks: fresh prefills, one with a past, decodes.
-STEPS = (((0, 0, 4), (1, 0, 5)), ((1, 5, 1), (0, 4, 6)), ((0, 10, 1),))
-TOLERANCE = 1e-3  # relative, in fp32
+from data_plane.models.trial import ONE_STEP, TOKENS, FlattenedTrial, apart, first_positions
+from kernels.cpu.attention import PagedAttention
 
 
-def self_check(config: PreTrainedConfig) -> None:
-    """Raise ModelRefused with the reason when this architecture's numbers would be wrong."""
-    name = config.model_type
+def self_check(config: PreTrainedConfig, max_model_len: int, attention: PagedAttention | None = None) -> None:
+    """Raise ModelRefused with the reason when this architecture's numbers would be wrong.
+
+    Tried with the kernel that will serve; None: plain PyTorch.
+    """
+    name, first = config.model_type, first_positions(max_model_len)
+    with _undisturbed():
+        model, expected = _by_transformers(config, max_model_len, first)
+        try:
+            ours = prepared(copy.deepcopy(model))
+            found_trace = trace(ours)
+            trial = FlattenedTrial(ours, found_trace, first, attention)
+            difference = relative_difference(trial.logits(), expected)
+            if difference < TOLERANCE and found_trace.attentions:
+                return
+            place = _place_of_difference(model, ours, trial, first)
+        except Exception as error:  # whatever a foreign definition raises is why it cannot be served
+            raise ModelRefused(f"{name}: the self-check failed: {_said(error)}") from error
+    nowhere = "" if found_trace.attentions else "; nothing calls transformers' AttentionInterface"
+    raise ModelRefused(
+        f"{name}: flattened and paged, with sequences of up to {max_model_len} tokens, its logits differ "
+        f"from transformers' by {difference:.1e} (at most {TOLERANCE:.0e}){place}{nowhere}"
+    )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """The caller's random numbers and threads go on as if nothing had been made here, and nothing is said."""
+    num_threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
+    # What transformers warns of here is about a model that nobody will use.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    # Layers this small take longer to share than to compute: 0.44 s with 2 threads, 0.04 s with one.
+    torch.set_num_threads(1)
     try:
-        # The caller's random numbers go on as if nothing had been made here.
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(0)
-            model = _random_model(tiny_config(config))
-            expected = _apart(model)
-            found = _flattened(prepared(copy.deepcopy(model)))
-    except ModelRefused:
-        raise
-    except Exception as error:  # whatever a foreign definition raises is why it cannot be served
-        raise ModelRefused(f"{name}: the self-check failed with {type(error).__name__}: {error}") from error
-    difference = float((found - expected).abs().max() / expected.abs().max())
-    if not difference < TOLERANCE:
-        raise ModelRefused(
-            f"{name}: flattened and paged, its logits differ from transformers' by {difference:.1e} "
-            f"(at most {TOLERANCE:.0e}): it has state or position terms outside of AttentionInterface"
-        )
+            yield
+    finally:
+        torch.set_num_threads(num_threads)
+        logging.set_verbosity(verbosity)
+
+
+def _by_transformers(
+    config: PreTrainedConfig, max_model_len: int, first: tuple[int, int]
+) -> tuple[PreTrainedModel, Tensor]:
+    """A small model that transformers can compute, and its logits [2, vocab_size]."""
+    try:
+        return _computed(tiny_config(config, max_model_len), first)
+    except Exception:
+        # Its sizes depend on each other in a way that is not known here: keep the heads.
+        try:
+            return _computed(all_heads(config, max_model_len), first)
+        except Exception as error:  # a foreign definition raises what it likes
+            raise ModelRefused(
+                f"{config.model_type}: transformers cannot compute this configuration: {_said(error)}"
+            ) from error
+
+
+def _computed(config: PreTrainedConfig, first: tuple[int, int]) -> tuple[PreTrainedModel, Tensor]:
+    model = _random_model(config)
+    return model, torch.stack([apart(model, i, position) for i, position in enumerate(first)])
 
 
 def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -65,40 +101,18 @@ def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _apart(model: PreTrainedModel) -> Tensor:
-    """Logits of each sequence's last token by transformers alone, [2, vocab_size]."""
-    return torch.stack(
-        [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1] for ids in TOKENS]
-    )
-
-
-def _flattened(model: PreTrainedModel) -> Tensor:
-    """The same by our layers, over several steps."""
-    found, state = trace(model), StepState()
-    shapes = [attention.shape for attention in found.attentions]
-    num_blocks = sum(map(len, BLOCKS))
-    kv = KvPool(shapes, num_blocks=num_blocks, block_size=BLOCK_SIZE, dtype=torch.float32)
-    bind_attention(model, found, kv, state)
-    fuse_projections(model, found, state, lora=None)
-    base, logits = BaseModel(model, state), {}
-    for step in STEPS:
-        out = _forward(base, step)
-        for (sequence, _, _), row in zip(step, out, strict=True):
-            logits[sequence] = row
-    return torch.stack([logits[sequence] for sequence in range(len(TOKENS))])
-
-
-def _forward(base: BaseModel, step: tuple[tuple[int, int, int], ...]) -> Tensor:
-    """Logits of the last token of every chunk."""
-    spans = [range(past, past + length) for _, past, length in step]
-    chunks = [PagedChunk(past, length, BLOCKS[sequence]) for sequence, past, length in step]
-    tokens = [
-        TOKENS[chunk[0]][position] for chunk, span in zip(step, spans, strict=True) for position in span
+def _place_of_difference(
+    model: PreTrainedModel, ours: PreTrainedModel, trial: FlattenedTrial, first: tuple[int, int]
+) -> str:
+    """Both sequences whole in one step: which module is the first to see more than its own sequence?"""
+    expected = [
+        recorded(model, len(TOKENS[i]), lambda i=i: apart(model, i, first[i]))  # type: ignore[misc]
+        for i in range(len(TOKENS))
     ]
-    return base.forward(
-        torch.tensor(tokens),
-        torch.tensor([position for span in spans for position in span]),
-        torch.tensor([length for _, _, length in step]).cumsum(0) - 1,
-        paged_batch(chunks, BLOCK_SIZE),
-        None,
-    )
+    found = recorded(ours, sum(map(len, TOKENS)), lambda: trial.forward(ONE_STEP))
+    name = first_difference(found, joined(expected))
+    return "" if name is None else f", first in {name} ({type(ours.get_submodule(name)).__name__})"
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

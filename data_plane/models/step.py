@@ -6,6 +6,8 @@ nothing travels through the arguments of transformers' own modules and nothing i
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from kernels.cpu.paging import PagedBatch
 from kernels.lora.segments import Segments
 
@@ -16,7 +18,8 @@ class StepState:
 
     batch: PagedBatch | None = None
     segments: Segments | None = None  # None: no token has an adapter
+    logit_rows: Tensor | None = None  # [num_logits] int64: rows of the batch that the head computes
 
-    def set(self, batch: PagedBatch, segments: Segments | None) -> None:
+    def set(self, batch: PagedBatch, segments: Segments | None, logit_rows: Tensor) -> None:
         """Begin a step."""
-        self.batch, self.segments = batch, segments
+        self.batch, self.segments, self.logit_rows = batch, segments, logit_rows

@@ -138,11 +138,11 @@ class Scheduler:
         lease and wait for the new revision like new requests.
         """
         owner = owner_of(source.revision)
-        for request in _of_owner(self.lanes.requests(old), owner):
+        for request in of_owner(self.lanes.requests(old), owner):
             self.lanes.remove(request)
             request.source = source
             self._wait(request)
-        for request in _of_owner(self.leasing(old), owner):
+        for request in of_owner(self.leasing(old), owner):
             if rebound:
                 request.source = source
                 self._seal(request)
@@ -333,7 +333,8 @@ def _admission(request: Request) -> int:
     return request.admission
 
 
-def _of_owner(requests: Iterable[Request], owner: Owner) -> list[Request]:
+def of_owner(requests: Iterable[Request], owner: Owner) -> list[Request]:
+    """Those of the requests that are for an adapter of this owner."""
     return [
         request
         for request in requests

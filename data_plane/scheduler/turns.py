@@ -8,10 +8,12 @@ queues up itself. So an adapter waits at most for those before it, each a turn a
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from itertools import islice, zip_longest
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import zip_longest
 
 from data_plane.adapters.lifecycle import AdapterManager, Place
+from data_plane.adapters.revision import AdapterSource
 from data_plane.scheduler.fairness import VirtualCounters
 from data_plane.scheduler.lanes import Lanes
 from data_plane.scheduler.request import Request
@@ -93,42 +95,75 @@ class SlotTurns:
         ]:
             del self._queue[digest]
 
-    def _place_next(self) -> int:
-        """Move the next adapters on; how many of them are ready but find no room."""
-        lacking = 0
+    def _place_next(self) -> list[AdapterSource]:
+        """Move the next adapters on; those that are ready but find no room."""
         kept = self.kept()
-        for request in self._next():
-            if request.source is not None:
-                lacking += self._adapters.place(request.source, kept) is Place.NO_ROOM
-        return lacking
+        sources = [request.source for request in self._next() if request.source is not None]
+        return [source for source in sources if self._adapters.place(source, kept) is Place.NO_ROOM]
 
     def _next(self) -> list[Request]:
-        """The first request of each adapter that may take a slot next, one tenant after the other."""
+        """The first request of each adapter that may take a slot next.
+
+        One pool after the other, and within a pool one tenant after the other: the heads of a pool
+        whose share is used up must not hide those of the others.
+        """
         # No more than could be in slots and cache at once: reading further ahead would evict what
         # was read before it is used.
         count = min(self._adapters.slots.num_slots, self._adapters.cache.max_adapters)
-        heads: dict[str, list[Request]] = {}
+        heads: dict[str, dict[str, list[Request]]] = {}
         for digest in self._queue:
             request = None if digest in self._blocked else self._lanes.head(digest)
             if request is not None:
-                heads.setdefault(request.tenant, []).append(request)
-        tenants = sorted(heads, key=self._counters.served)
-        rounds = zip_longest(*(heads[tenant] for tenant in tenants))
-        return list(islice((request for each in rounds for request in each if request), count))
+                pool = heads.setdefault(self._adapters.slots.pool_of(request.tenant), {})
+                pool.setdefault(request.tenant, []).append(request)
+        served = self._counters.served
+        tenants = [sorted(pool.items(), key=lambda item: served(item[0])) for pool in heads.values()]
+        tenants.sort(key=lambda pool: served(pool[0][0]))
+        pools = [_in_turn([requests for _, requests in pool]) for pool in tenants]
+        return _in_turn(pools)[:count]
 
-    def _drain(self, lacking: int, running: Iterable[Request]) -> bool:
-        """Have as many residents drain as are lacking; whether one of them can leave at once."""
-        slots = self._adapters.slots
-        missing = lacking - sum(slots.leases(digest) > 0 for digest in self._draining)
+    def _drain(self, lacking: list[AdapterSource], running: Iterable[Request]) -> bool:
+        """Have a resident drain for each that lacks room; whether one of them can leave at once."""
+        slots, in_the_way = self._adapters.slots, self._adapters.is_in_the_way
+        # Who drained for somebody who has gone meanwhile, and is in nobody's way, is admitted again.
+        self._draining = {
+            digest for digest in self._draining if any(in_the_way(digest, source) for source in lacking)
+        }
+        promised = [digest for digest in self._draining if slots.leases(digest) > 0]
         candidates = [digest for digest in self.admissible() if self._turn_is_over(digest)]
-        if missing <= 0 or not candidates:
+        if not candidates:
             return False
         left: Counter[str | None] = Counter()
         for request in running:
             left[request.digest] += request.remaining_tokens
-        chosen = sorted(candidates, key=lambda digest: left[digest])[:missing]
+        candidates.sort(key=lambda digest: left[digest])
+        held = Counter(self._owner(digest) for digest in slots if not slots.is_pinned(digest))
+        chosen = []
+        for source in lacking:
+            fits = partial(self._makes_room, source=source, held=held)
+            leaving = _take(promised, fits)
+            if not leaving:
+                leaving = _take(candidates, fits)
+                chosen += leaving
+            for digest in leaving:
+                held[self._owner(digest)] -= 1
+                held[source.revision.tenant] += 1
         self._draining.update(chosen)
         return any(slots.leases(digest) == 0 for digest in chosen)
+
+    def _makes_room(self, digest: str, *, source: AdapterSource, held: Counter[str]) -> bool:
+        """Whether a resident is in the way, and gives way to this adapter's tenant.
+
+        Only to its own tenant, or to one that holds fewer slots: otherwise a tenant that floods
+        many adapters would turn the only adapter of another out of its slot every turn.
+        """
+        owner, tenant = self._owner(digest), source.revision.tenant
+        gives_way = owner == tenant or held[owner] > held[tenant]
+        return gives_way and self._adapters.is_in_the_way(digest, source)
+
+    def _owner(self, digest: str) -> str:
+        source = self._adapters.names.source(digest)
+        return source.revision.tenant if source else ""
 
     def _turn_is_over(self, digest: str) -> bool:
         since = self._since.get(digest)
@@ -137,3 +172,17 @@ class SlotTurns:
             and self._step - since >= self._turn_steps
             and not self._adapters.slots.is_pinned(digest)
         )
+
+
+def _in_turn(queues: list[list[Request]]) -> list[Request]:
+    """The first of each queue, then the second of each, and so on."""
+    return [request for each in zip_longest(*queues) for request in each if request is not None]
+
+
+def _take(digests: list[str], fits: Callable[[str], bool]) -> list[str]:
+    """Take the first that fits out of a list; empty when none does."""
+    for digest in digests:
+        if fits(digest):
+            digests.remove(digest)
+            return [digest]
+    return []

@@ -35,7 +35,8 @@ def command_from_proto(message: sync.Command) -> Command:
             return Load(_source(message.load.adapter), into_slot=message.load.into_slot)
         case "evict":
             evict = message.evict
-            return Evict(evict.digest, cancel_running=evict.cancel_running)
+            owner = (evict.tenant, evict.name)
+            return Evict(evict.digest, cancel_running=evict.cancel_running, owner=owner)
         case "reload":
             return Reload(_source(message.reload.adapter), policy=_POLICY[message.reload.policy])
         case "pin":
@@ -68,6 +69,7 @@ def capacity_to_proto(
         max_cpu_loras=config.cpu_loras,
         slot_bytes=slot_bytes,
         cpu_bytes=config.cpu_cache_bytes,
+        disk_bytes=config.disk_cache_bytes,
         num_blocks=num_blocks,
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
@@ -78,12 +80,13 @@ def capacity_to_proto(
 def status_to_proto(status: EngineStatus) -> fleet.WorkerStatus:
     """Observed state."""
     return fleet.WorkerStatus(
-        adapters=[_held(adapter) for adapter in status.adapters],
+        adapters=[_held(adapter, status.taken_s) for adapter in status.adapters],
         running_requests=status.running_requests,
         waiting_requests=status.waiting_requests,
         free_blocks=status.free_blocks,
         slot_bytes_used=status.slot_bytes_used,
         cpu_bytes_used=status.cpu_bytes_used,
+        disk_bytes_used=status.disk_bytes_used,
         computed_tokens=status.computed_tokens,
         cold_loads=status.cold_loads,
         max_adapters_in_step=status.max_adapters_in_step,
@@ -91,7 +94,7 @@ def status_to_proto(status: EngineStatus) -> fleet.WorkerStatus:
     )
 
 
-def _held(adapter: HeldAdapter) -> fleet.HeldAdapter:
+def _held(adapter: HeldAdapter, now_s: float) -> fleet.HeldAdapter:
     return fleet.HeldAdapter(
         tenant=adapter.revision.tenant,
         name=adapter.revision.name,
@@ -104,7 +107,7 @@ def _held(adapter: HeldAdapter) -> fleet.HeldAdapter:
         cpu_bytes=adapter.cpu_bytes,
         leases=adapter.leases,
         pinned=adapter.pinned,
-        idle_s=adapter.idle_s,
+        idle_s=now_s - adapter.used_s,
     )
 
 

@@ -9,6 +9,7 @@ A longer chunk is computed by itself; one without a past needs no mask.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,47 @@ class AttentionOptions:
     sliding_window: int | None = None  # a token sees this many, itself included
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap)
     sinks: Tensor | None = None  # [num_heads]: a logit a head that takes probability and gives nothing
+
+
+class PagedAttention(Protocol):
+    """Attention over the paged cache, whichever way it is computed."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: PagedBatch,
+        options: AttentionOptions,
+    ) -> Tensor:
+        """Store the step's K and V, then attend every token to its sequence's cache.
+
+        query, key, value [num_tokens, heads, head_dim], any strides but the last's →
+        [num_tokens, num_heads, v_head_dim]
+        """
+
+
+class TorchAttention:
+    """Implements `PagedAttention` in plain PyTorch."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: PagedBatch,
+        options: AttentionOptions,
+    ) -> Tensor:
+        """See `PagedAttention.attend`."""
+        write_kv(k_cache, key, batch)
+        write_kv(v_cache, value, batch)
+        return paged_attention(query, k_cache, v_cache, batch, options)
 
 
 def paged_attention(

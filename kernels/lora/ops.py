@@ -28,6 +28,12 @@ class LoraOps(Protocol):
     def expand(self, hidden: Tensor, module: LoraModule, segments: Segments, *, out: Tensor) -> None:
         """Add to `out` [num_tokens, out_features] what `shrink` left in `hidden`."""
 
+    def add(self, x: Tensor, module: LoraModule, segments: Segments, *, out: Tensor) -> None:
+        """Both, one after the other; an implementation may do them in one."""
+        hidden = self.hidden(segments, module, x)
+        self.shrink(x, module, segments, out=hidden)
+        self.expand(hidden, module, segments, out=out)
+
 
 def max_rank(module: LoraModule, segments: Segments) -> int:
     """Largest true rank of the module over the step's slots; 0: nothing to compute."""
@@ -36,6 +42,4 @@ def max_rank(module: LoraModule, segments: Segments) -> int:
 
 def add_lora(ops: LoraOps, x: Tensor, module: LoraModule, segments: Segments, *, out: Tensor) -> None:
     """out += LoRA(x), for `x` [num_tokens, in_features] and `out` [num_tokens, out_features]."""
-    hidden = ops.hidden(segments, module, x)
-    ops.shrink(x, module, segments, out=hidden)
-    ops.expand(hidden, module, segments, out=out)
+    ops.add(x, module, segments, out=out)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kernels.lora.side import SlotSide
+
 PAGE_ROWS = 8
 
 
@@ -22,6 +24,12 @@ class SlotRows:
 
     pages: tuple[int, ...]
     ranks: tuple[tuple[int, ...], ...]  # [module][slice]; 0 where the adapter has nothing
+    side: SlotSide | None = None  # what the adapter changes beside
+
+    @property
+    def side_bytes(self) -> int:
+        """Memory beside the rows."""
+        return self.side.num_bytes if self.side else 0
 
     @property
     def first_row(self) -> int | None:
@@ -37,9 +45,18 @@ class SlotRows:
 
 @dataclass(frozen=True, slots=True)
 class SlotTable:
-    """What every slot is bound to; one table for all modules, so that binding is one assignment."""
+    """What every slot is bound to; one table for all modules, so that binding takes constant time."""
 
     rows: list[SlotRows | None]
+    sided: set[int] = field(default_factory=set)  # slots whose adapter has a `side`
+
+    def bind(self, slot: int, rows: SlotRows | None) -> None:
+        """From now on the slot computes with `rows`; None: with nothing."""
+        self.rows[slot] = rows
+        if rows is not None and rows.side is not None:
+            self.sided.add(slot)
+        else:
+            self.sided.discard(slot)
 
 
 @dataclass(slots=True)

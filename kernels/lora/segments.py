@@ -40,6 +40,20 @@ class Segments:
         """The tile's rows of the batch, [length] int64."""
         return self.order[tile.start : tile.start + tile.length]
 
+    def take(self, x: Tensor, tile: Tile) -> Tensor:
+        """The tile's rows of `x` [num_tokens, …]: a view where they are consecutive."""
+        if tile.first_row is None:
+            return x.index_select(0, self.rows(tile))
+        return x[tile.first_row : tile.first_row + tile.length]
+
+    def of_rows(self, rows: Tensor) -> "Segments":
+        """The tiles of a batch that has only these rows, [num_rows] int64, in their order."""
+        slots: list[int | None] = [None] * self.num_tokens
+        for tile in self.tiles:
+            for row in self.rows(tile).tolist():
+                slots[row] = tile.slot
+        return build_segments([slots[row] for row in rows.tolist()])
+
 
 def build_segments(slots: Sequence[int | None], max_tile_tokens: int | None = None) -> Segments:
     """Sort the tokens of a step by slot; `None` is a token without an adapter.

@@ -9,8 +9,10 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
+import jwt
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -36,6 +38,8 @@ class Script:
     reports: bool = True  # heartbeats at all
     status_error: grpc.StatusCode | None = None  # Generate fails with it, and with details
     error_after: int = 0  # deltas before that
+    failing: set[str] = field(default_factory=set)  # digests whose requests fail
+    fills_slots: bool = False  # a request's adapter is in a slot from then on
 
 
 @dataclass
@@ -77,10 +81,14 @@ class FakeWorker:
 
     async def start(self) -> None:
         self._server = grpc.aio.server()
-        inference_pb2_grpc.add_InferenceServicer_to_server(_Inference(self), self._server)
+        inference_pb2_grpc.add_InferenceServicer_to_server(FakeInference(self), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
-        self._channel = grpc.aio.insecure_channel(self.control_plane)
+        await self.connect(grpc.aio.insecure_channel(self.control_plane))
+
+    async def connect(self, channel: grpc.aio.Channel) -> None:
+        """Keep a Sync stream over this channel."""
+        self._channel = channel
         self._tasks = [asyncio.create_task(self._sync())]
 
     async def stop(self) -> None:
@@ -202,12 +210,29 @@ class FakeWorker:
         )
         return source.size_bytes
 
+    def fill_slot(self, adapter: dict[str, Any]) -> inference.Tier.ValueType:
+        """Put a granted revision into a slot; where it was found."""
+        held = self.held.get(adapter["d"])
+        found = held.tier if held else inference.TIER_SOURCE
+        self.held[adapter["d"]] = fleet.HeldAdapter(
+            tenant=adapter["t"],
+            name=adapter["n"],
+            revision=adapter["r"],
+            digest=adapter["d"],
+            tier=inference.TIER_SLOT,
+            slot_bytes=100,
+            cpu_bytes=10,
+            disk_bytes=1,
+        )
+        self._changed.set()
+        return found
+
     def verbs(self) -> list[str]:
         """The kinds of the commands it got, in order."""
         return [command.WhichOneof("action") or "" for command in self.commands]
 
 
-class _Inference(inference_pb2_grpc.InferenceServicer):
+class FakeInference(inference_pb2_grpc.InferenceServicer):
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
 
@@ -219,9 +244,17 @@ class _Inference(inference_pb2_grpc.InferenceServicer):
         try:
             if script.status_error is not None and not script.error_after:
                 await _fail(context, script.status_error)
+            adapter = _granted(worker.metadata[-1])
+            if adapter and adapter["d"] in script.failing:
+                await _fail(context, grpc.StatusCode.INTERNAL)
+            tier = worker.fill_slot(adapter) if adapter and script.fills_slots else inference.TIER_UNSPECIFIED
             yield inference.GenerateResponse(
                 started=inference.Started(
-                    worker_id=worker.worker_id, base_model=worker.base_model, prompt_tokens=5
+                    worker_id=worker.worker_id,
+                    base_model=worker.base_model,
+                    revision=adapter["r"] if adapter else 0,
+                    prompt_tokens=5,
+                    tier=tier,
                 )
             )
             for number in range(script.num_tokens):
@@ -249,6 +282,12 @@ class _Inference(inference_pb2_grpc.InferenceServicer):
 
     async def ListModels(self, request, context):  # type: ignore[no-untyped-def]
         return inference.ListModelsResponse()
+
+
+def _granted(metadata: dict[str, str]) -> dict[str, Any] | None:
+    """The adapter of a call's grant; None for the base model."""
+    claims = jwt.decode(metadata["loraplane-grant"], options={"verify_signature": False})
+    return claims.get("ad")
 
 
 async def _fail(context: grpc.aio.ServicerContext, code: grpc.StatusCode) -> None:

@@ -107,6 +107,7 @@ class FakePool:
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
         self.page_bytes = PAGE_BYTES
+        self.side_bytes = 0
         self.pages: dict[int, str] = {}
         self.slots: dict[int, tuple[str, tuple[int, ...]]] = {}
 
@@ -122,6 +123,9 @@ class FakePool:
 
     def unbind(self, slot: int) -> None:
         del self.slots[slot]
+
+    def side_bytes_of(self, pages: tuple[int, ...]) -> int:
+        return 0
 
     def digest_in(self, slot: int) -> str:
         digest, pages = self.slots[slot]
@@ -230,6 +234,7 @@ class FakeTensors:
     eos_token_ids: tuple[int, ...] = (EOS,)
     max_model_len: int = 64
     base_digest: str = BASE
+    landed: FakeReader | None = None
 
 
 class Bench:

@@ -72,7 +72,7 @@ BROKEN = {
     "unknown tensor": (unknown_tensor, "x_proj"),
     "rank too high": (edited(r=64), "64"),
     "wrong base model": (edited(base_model_name_or_path="other-model"), "other-model"),
-    "unsupported option": (edited(use_dora=True), "use_dora"),
+    "unsupported option": (edited(init_lora_weights="pissa"), "init_lora_weights"),
     "only .bin": (only_bin, ".bin"),
     "missing config": (no_config, CONFIG),
     "symlink out of the roots": (linked_out, "outside"),

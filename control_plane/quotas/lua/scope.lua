@@ -17,7 +17,9 @@ end
 
 -- The limits of the hash `key`, each a number or nil (unlimited). `defaults` (a list in the order of
 -- the names) hold when the hash does not exist.
-local LIMITS = {'requests_per_minute', 'tokens_per_minute', 'concurrent_requests'}
+local LIMITS = {
+  'requests_per_minute', 'tokens_per_minute', 'concurrent_requests', 'resident_slots', 'cold_loads_per_minute',
+}
 local function read_limits(key, defaults)
   local limits, stored = {}, redis.call('EXISTS', key) == 1
   for i, name in ipairs(LIMITS) do

@@ -2,6 +2,7 @@
 --
 -- KEYS  1 adapters (hash)   2 names (hash)   3 index (zset)   4 version (integer)
 --       5 changes (stream)  6 what the tenant holds (hash: adapters, bytes)
+--       7… indexes (zsets) that it is in after the change, then those that it leaves
 -- ARGV  1 id, `tenant/name`
 --       2 resource version the change was made from; '' when the adapter must not exist yet
 --       3 the adapter as JSON; after a deletion, as it was before
@@ -11,14 +12,15 @@
 --       7 most bytes, '' for no limit
 --       8 changes kept in the stream
 --       9 how many of the names that follow it goes by after the change; it gives up the rest
---       10… `tenant/name-or-alias`
+--       10 how many indexes it is in after the change
+--       11… `tenant/name-or-alias`
 -- Returns  {'OK', resource version}
 --          {'CONFLICT'}           the adapter is no longer the one the change was made from
 --          {'TAKEN', name}        another adapter goes by this name
 --          {'OVER', limit, maximum}
 
 local id, kind, gained = ARGV[1], ARGV[4], tonumber(ARGV[5])
-local first, last = 10, 9 + tonumber(ARGV[9])
+local first, last = 11, 10 + tonumber(ARGV[9])
 
 local stored = redis.call('HGET', KEYS[1], id)
 local version = stored and string.match(stored, '^%d+') or ''
@@ -50,6 +52,13 @@ else
   if kind == 'ADDED' then redis.call('HINCRBY', KEYS[6], 'adapters', 1) end
 end
 redis.call('HINCRBY', KEYS[6], 'bytes', gained)
+for i = 7, #KEYS do
+  if i < 7 + tonumber(ARGV[10]) then
+    redis.call('ZADD', KEYS[i], 0, id)
+  else
+    redis.call('ZREM', KEYS[i], id)
+  end
+end
 for i = first, last do redis.call('HSET', KEYS[2], ARGV[i], id) end
 for i = last + 1, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
 redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[8], string.format('%.0f-0', now), 'kind', kind, 'adapter', after)

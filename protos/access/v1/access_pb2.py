@@ -25,29 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/access/v1/access.proto\x12\x13loraplane.access.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.loraplane.access.v1.Role\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x19.loraplane.access.v1.Role\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"J\n\x11\x43reateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.loraplane.access.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"!\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x10ListKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.loraplane.access.v1.Key\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"\x13\n\x11RevokeKeyResponse*h\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_ADMIN\x10\x01\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x02\x12\x12\n\x0eROLE_INFERENCE\x10\x03\x12\x0f\n\x0bROLE_WORKER\x10\x04\x32\x9d\x02\n\nAccessKeys\x12Z\n\tCreateKey\x12%.loraplane.access.v1.CreateKeyRequest\x1a&.loraplane.access.v1.CreateKeyResponse\x12W\n\x08ListKeys\x12$.loraplane.access.v1.ListKeysRequest\x1a%.loraplane.access.v1.ListKeysResponse\x12Z\n\tRevokeKey\x12%.loraplane.access.v1.RevokeKeyRequest\x1a&.loraplane.access.v1.RevokeKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/access/v1/access.proto\x12\x13loraplane.access.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.loraplane.access.v1.Role\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x19.loraplane.access.v1.Role\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"J\n\x11\x43reateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.loraplane.access.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"!\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\":\n\x10ListKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.loraplane.access.v1.Key\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"\x13\n\x11RevokeKeyResponse\"3\n\x10RotateKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07grace_s\x18\x02 \x01(\x01\"?\n\x16ListAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x17ListAuditEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.loraplane.access.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xad\x01\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0f\n\x07targets\x18\x06 \x03(\t\x12\x0e\n\x06status\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t*h\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_ADMIN\x10\x01\x12\x15\n\x11ROLE_TENANT_ADMIN\x10\x02\x12\x12\n\x0eROLE_INFERENCE\x10\x03\x12\x0f\n\x0bROLE_WORKER\x10\x04\x32\xe7\x03\n\nAccessKeys\x12Z\n\tCreateKey\x12%.loraplane.access.v1.CreateKeyRequest\x1a&.loraplane.access.v1.CreateKeyResponse\x12W\n\x08ListKeys\x12$.loraplane.access.v1.ListKeysRequest\x1a%.loraplane.access.v1.ListKeysResponse\x12Z\n\tRevokeKey\x12%.loraplane.access.v1.RevokeKeyRequest\x1a&.loraplane.access.v1.RevokeKeyResponse\x12Z\n\tRotateKey\x12%.loraplane.access.v1.RotateKeyRequest\x1a&.loraplane.access.v1.CreateKeyResponse\x12l\n\x0fListAuditEvents\x12+.loraplane.access.v1.ListAuditEventsRequest\x1a,.loraplane.access.v1.ListAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.access.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=564
-  _globals['_ROLE']._serialized_end=668
+  _globals['_ROLE']._serialized_start=1059
+  _globals['_ROLE']._serialized_end=1163
   _globals['_KEY']._serialized_start=88
-  _globals['_KEY']._serialized_end=236
-  _globals['_CREATEKEYREQUEST']._serialized_start=238
-  _globals['_CREATEKEYREQUEST']._serialized_end=334
-  _globals['_CREATEKEYRESPONSE']._serialized_start=336
-  _globals['_CREATEKEYRESPONSE']._serialized_end=410
-  _globals['_LISTKEYSREQUEST']._serialized_start=412
-  _globals['_LISTKEYSREQUEST']._serialized_end=445
-  _globals['_LISTKEYSRESPONSE']._serialized_start=447
-  _globals['_LISTKEYSRESPONSE']._serialized_end=505
-  _globals['_REVOKEKEYREQUEST']._serialized_start=507
-  _globals['_REVOKEKEYREQUEST']._serialized_end=541
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=543
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=562
-  _globals['_ACCESSKEYS']._serialized_start=671
-  _globals['_ACCESSKEYS']._serialized_end=956
+  _globals['_KEY']._serialized_end=336
+  _globals['_CREATEKEYREQUEST']._serialized_start=338
+  _globals['_CREATEKEYREQUEST']._serialized_end=434
+  _globals['_CREATEKEYRESPONSE']._serialized_start=436
+  _globals['_CREATEKEYRESPONSE']._serialized_end=510
+  _globals['_LISTKEYSREQUEST']._serialized_start=512
+  _globals['_LISTKEYSREQUEST']._serialized_end=545
+  _globals['_LISTKEYSRESPONSE']._serialized_start=547
+  _globals['_LISTKEYSRESPONSE']._serialized_end=605
+  _globals['_REVOKEKEYREQUEST']._serialized_start=607
+  _globals['_REVOKEKEYREQUEST']._serialized_end=641
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=643
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=662
+  _globals['_ROTATEKEYREQUEST']._serialized_start=664
+  _globals['_ROTATEKEYREQUEST']._serialized_end=715
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=717
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=780
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=782
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=881
+  _globals['_AUDITEVENT']._serialized_start=884
+  _globals['_AUDITEVENT']._serialized_end=1057
+  _globals['_ACCESSKEYS']._serialized_start=1166
+  _globals['_ACCESSKEYS']._serialized_end=1653
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AccessKeysStub:
-    """API keys. Admins manage all of them, tenant-admins the inference keys of their own tenant.
+    """API keys, and who did what with them. Admins manage all of them, tenant-admins the inference keys of their own tenant.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,20 @@ class AccessKeysStub:
                 request_serializer=protos_dot_access_dot_v1_dot_access__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=protos_dot_access_dot_v1_dot_access__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/loraplane.access.v1.AccessKeys/RotateKey',
+                request_serializer=protos_dot_access_dot_v1_dot_access__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=protos_dot_access_dot_v1_dot_access__pb2.CreateKeyResponse.FromString,
+                _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/loraplane.access.v1.AccessKeys/ListAuditEvents',
+                request_serializer=protos_dot_access_dot_v1_dot_access__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=protos_dot_access_dot_v1_dot_access__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
 
 
 class AccessKeysServicer:
-    """API keys. Admins manage all of them, tenant-admins the inference keys of their own tenant.
+    """API keys, and who did what with them. Admins manage all of them, tenant-admins the inference keys of their own tenant.
     """
 
     def CreateKey(self, request, context):
@@ -77,6 +87,20 @@ class AccessKeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Creates a successor of the same tenant and role; the old key works until the grace has passed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """Lists the calls that changed or tried to change something, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessKeysServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +119,16 @@ def add_AccessKeysServicer_to_server(servicer, server):
                     request_deserializer=protos_dot_access_dot_v1_dot_access__pb2.RevokeKeyRequest.FromString,
                     response_serializer=protos_dot_access_dot_v1_dot_access__pb2.RevokeKeyResponse.SerializeToString,
             ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=protos_dot_access_dot_v1_dot_access__pb2.RotateKeyRequest.FromString,
+                    response_serializer=protos_dot_access_dot_v1_dot_access__pb2.CreateKeyResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=protos_dot_access_dot_v1_dot_access__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=protos_dot_access_dot_v1_dot_access__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'loraplane.access.v1.AccessKeys', rpc_method_handlers)
@@ -104,7 +138,7 @@ def add_AccessKeysServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessKeys:
-    """API keys. Admins manage all of them, tenant-admins the inference keys of their own tenant.
+    """API keys, and who did what with them. Admins manage all of them, tenant-admins the inference keys of their own tenant.
     """
 
     @staticmethod
@@ -178,6 +212,60 @@ class AccessKeys:
             '/loraplane.access.v1.AccessKeys/RevokeKey',
             protos_dot_access_dot_v1_dot_access__pb2.RevokeKeyRequest.SerializeToString,
             protos_dot_access_dot_v1_dot_access__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.access.v1.AccessKeys/RotateKey',
+            protos_dot_access_dot_v1_dot_access__pb2.RotateKeyRequest.SerializeToString,
+            protos_dot_access_dot_v1_dot_access__pb2.CreateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.access.v1.AccessKeys/ListAuditEvents',
+            protos_dot_access_dot_v1_dot_access__pb2.ListAuditEventsRequest.SerializeToString,
+            protos_dot_access_dot_v1_dot_access__pb2.ListAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessKeysStub:
-    """API keys. Admins manage all of them, tenant-admins the inference keys of their own tenant."""
+    """API keys, and who did what with them. Admins manage all of them, tenant-admins the inference keys of their own tenant."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,10 +39,14 @@ class AccessKeysStub:
     """Lists keys, without secrets."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_access_pb2.RevokeKeyRequest, _access_pb2.RevokeKeyResponse]
     """Revokes a key: refused within seconds everywhere."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_access_pb2.RotateKeyRequest, _access_pb2.CreateKeyResponse]
+    """Creates a successor of the same tenant and role; the old key works until the grace has passed."""
+    ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_access_pb2.ListAuditEventsRequest, _access_pb2.ListAuditEventsResponse]
+    """Lists the calls that changed or tried to change something, newest first."""
 
 @_typing.type_check_only
 class AccessKeysAsyncStub(AccessKeysStub):
-    """API keys. Admins manage all of them, tenant-admins the inference keys of their own tenant."""
+    """API keys, and who did what with them. Admins manage all of them, tenant-admins the inference keys of their own tenant."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateKeyRequest, _access_pb2.CreateKeyResponse]  # type: ignore[assignment]
@@ -51,9 +55,13 @@ class AccessKeysAsyncStub(AccessKeysStub):
     """Lists keys, without secrets."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeKeyRequest, _access_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Revokes a key: refused within seconds everywhere."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_access_pb2.RotateKeyRequest, _access_pb2.CreateKeyResponse]  # type: ignore[assignment]
+    """Creates a successor of the same tenant and role; the old key works until the grace has passed."""
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_access_pb2.ListAuditEventsRequest, _access_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
+    """Lists the calls that changed or tried to change something, newest first."""
 
 class AccessKeysServicer(metaclass=_abc_1.ABCMeta):
-    """API keys. Admins manage all of them, tenant-admins the inference keys of their own tenant."""
+    """API keys, and who did what with them. Admins manage all of them, tenant-admins the inference keys of their own tenant."""
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -78,5 +86,21 @@ class AccessKeysServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.RevokeKeyResponse, _abc.Awaitable[_access_pb2.RevokeKeyResponse]]:
         """Revokes a key: refused within seconds everywhere."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _access_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.CreateKeyResponse, _abc.Awaitable[_access_pb2.CreateKeyResponse]]:
+        """Creates a successor of the same tenant and role; the old key works until the grace has passed."""
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _access_pb2.ListAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.ListAuditEventsResponse, _abc.Awaitable[_access_pb2.ListAuditEventsResponse]]:
+        """Lists the calls that changed or tried to change something, newest first."""
 
 def add_AccessKeysServicer_to_server(servicer: AccessKeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -259,6 +259,7 @@ class HeldAdapter(_message.Message):
     IDLE_S_FIELD_NUMBER: _builtins.int
     SLOT_BYTES_FIELD_NUMBER: _builtins.int
     CPU_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The owner."""
     name: _builtins.str
@@ -283,6 +284,8 @@ class HeldAdapter(_message.Message):
     """Bytes in the rank pool."""
     cpu_bytes: _builtins.int
     """Bytes in the CPU cache."""
+    disk_bytes: _builtins.int
+    """Bytes in the disk cache."""
     def __init__(
         self,
         *,
@@ -298,10 +301,11 @@ class HeldAdapter(_message.Message):
         idle_s: _builtins.float = ...,
         slot_bytes: _builtins.int = ...,
         cpu_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_bytes", b"cpu_bytes", "digest", b"digest", "idle_s", b"idle_s", "leases", b"leases", "name", b"name", "pinned", b"pinned", "rank", b"rank", "revision", b"revision", "size_bytes", b"size_bytes", "slot_bytes", b"slot_bytes", "tenant", b"tenant", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_bytes", b"cpu_bytes", "digest", b"digest", "disk_bytes", b"disk_bytes", "idle_s", b"idle_s", "leases", b"leases", "name", b"name", "pinned", b"pinned", "rank", b"rank", "revision", b"revision", "size_bytes", b"size_bytes", "slot_bytes", b"slot_bytes", "tenant", b"tenant", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

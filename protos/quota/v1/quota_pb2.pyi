@@ -312,6 +312,8 @@ class Usage(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     REMAINING_REQUESTS_FIELD_NUMBER: _builtins.int
     REMAINING_TOKENS_FIELD_NUMBER: _builtins.int
+    RESIDENT_SLOTS_FIELD_NUMBER: _builtins.int
+    REMAINING_COLD_LOADS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     concurrent_requests: _builtins.int
@@ -340,6 +342,10 @@ class Usage(_message.Message):
     """Of the limits with a rate: what is left right now."""
     remaining_tokens: _builtins.int
     """Of the limits with a rate: what is left right now."""
+    resident_slots: _builtins.int
+    """Slots held by its adapters, over all workers."""
+    remaining_cold_loads: _builtins.int
+    """Of the limits with a rate: what is left right now."""
     def __init__(
         self,
         *,
@@ -357,15 +363,21 @@ class Usage(_message.Message):
         disk_bytes: _builtins.int = ...,
         remaining_requests: _builtins.int | None = ...,
         remaining_tokens: _builtins.int | None = ...,
+        resident_slots: _builtins.int = ...,
+        remaining_cold_loads: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_requests", b"_remaining_requests", "_remaining_tokens", b"_remaining_tokens", "remaining_requests", b"remaining_requests", "remaining_tokens", b"remaining_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_cold_loads", b"_remaining_cold_loads", "_remaining_requests", b"_remaining_requests", "_remaining_tokens", b"_remaining_tokens", "remaining_cold_loads", b"remaining_cold_loads", "remaining_requests", b"remaining_requests", "remaining_tokens", b"remaining_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_requests", b"_remaining_requests", "_remaining_tokens", b"_remaining_tokens", "adapter_bytes", b"adapter_bytes", "cold_loads", b"cold_loads", "completion_tokens", b"completion_tokens", "concurrent_requests", b"concurrent_requests", "cpu_bytes", b"cpu_bytes", "disk_bytes", b"disk_bytes", "prompt_tokens", b"prompt_tokens", "registered_adapters", b"registered_adapters", "rejected_requests", b"rejected_requests", "remaining_requests", b"remaining_requests", "remaining_tokens", b"remaining_tokens", "requests", b"requests", "slot_bytes", b"slot_bytes", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_cold_loads", b"_remaining_cold_loads", "_remaining_requests", b"_remaining_requests", "_remaining_tokens", b"_remaining_tokens", "adapter_bytes", b"adapter_bytes", "cold_loads", b"cold_loads", "completion_tokens", b"completion_tokens", "concurrent_requests", b"concurrent_requests", "cpu_bytes", b"cpu_bytes", "disk_bytes", b"disk_bytes", "prompt_tokens", b"prompt_tokens", "registered_adapters", b"registered_adapters", "rejected_requests", b"rejected_requests", "remaining_cold_loads", b"remaining_cold_loads", "remaining_requests", b"remaining_requests", "remaining_tokens", b"remaining_tokens", "requests", b"requests", "resident_slots", b"resident_slots", "slot_bytes", b"slot_bytes", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__remaining_cold_loads: _TypeAlias = _typing.Literal["remaining_cold_loads"]  # noqa: Y015
+    _WhichOneofArgType__remaining_cold_loads: _TypeAlias = _typing.Literal["_remaining_cold_loads", b"_remaining_cold_loads"]  # noqa: Y015
     _WhichOneofReturnType__remaining_requests: _TypeAlias = _typing.Literal["remaining_requests"]  # noqa: Y015
     _WhichOneofArgType__remaining_requests: _TypeAlias = _typing.Literal["_remaining_requests", b"_remaining_requests"]  # noqa: Y015
     _WhichOneofReturnType__remaining_tokens: _TypeAlias = _typing.Literal["remaining_tokens"]  # noqa: Y015
     _WhichOneofArgType__remaining_tokens: _TypeAlias = _typing.Literal["_remaining_tokens", b"_remaining_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_cold_loads) -> _WhichOneofReturnType__remaining_cold_loads | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_requests) -> _WhichOneofReturnType__remaining_requests | None: ...
     @_typing.overload

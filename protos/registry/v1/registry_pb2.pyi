@@ -142,6 +142,8 @@ class Adapter(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     RELOAD_POLICY_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The owner. A name is unique within its tenant."""
     name: _builtins.str
@@ -190,6 +192,14 @@ class Adapter(_message.Message):
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerReport]:
         """What workers last refused about it."""
 
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """The revision on trial, if one is."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficDecision]:
+        """The last decisions about its traffic, oldest first."""
+
     def __init__(
         self,
         *,
@@ -209,14 +219,137 @@ class Adapter(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         problems: _abc.Iterable[Global___WorkerReport] | None = ...,
         reload_policy: Global___ReloadPolicy.ValueType = ...,
+        canary: Global___Canary | None = ...,
+        decisions: _abc.Iterable[Global___TrafficDecision] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "create_time", b"create_time", "current_revision", b"current_revision", "generation", b"generation", "labels", b"labels", "name", b"name", "pin", b"pin", "problems", b"problems", "reload_policy", b"reload_policy", "resource_version", b"resource_version", "revisions", b"revisions", "shared_with", b"shared_with", "tenant", b"tenant", "traffic", b"traffic", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "canary", b"canary", "create_time", b"create_time", "current_revision", b"current_revision", "decisions", b"decisions", "generation", b"generation", "labels", b"labels", "name", b"name", "pin", b"pin", "problems", b"problems", "reload_policy", b"reload_policy", "resource_version", b"resource_version", "revisions", b"revisions", "shared_with", b"shared_with", "tenant", b"tenant", "traffic", b"traffic", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """A revision on trial: it has a share of the traffic until it is promoted or rolled back. It is rolled
+    back by itself when, over the window, it fails or is slow against the current revision.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_INCREASE_FIELD_NUMBER: _builtins.int
+    MAX_FIRST_TOKEN_RATIO_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    MIN_REQUESTS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision on trial."""
+    percent: _builtins.int
+    """Its share of the requests, in percent. In [1, 99]."""
+    max_error_increase: _builtins.float
+    """Rolled back when its share of failed requests is above the current revision's by more than this."""
+    max_first_token_ratio: _builtins.float
+    """Rolled back when its mean first-token time is above this many times the current revision's."""
+    window_s: _builtins.float
+    """Requests of the last so many seconds count."""
+    min_requests: _builtins.int
+    """Nothing is decided before it had this many requests in the window."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        percent: _builtins.int = ...,
+        max_error_increase: _builtins.float = ...,
+        max_first_token_ratio: _builtins.float = ...,
+        window_s: _builtins.float = ...,
+        min_requests: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_error_increase", b"max_error_increase", "max_first_token_ratio", b"max_first_token_ratio", "min_requests", b"min_requests", "percent", b"percent", "revision", b"revision", "start_time", b"start_time", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
+
+@_typing.final
+class TrafficDecision(_message.Message):
+    """One decision about an adapter's traffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TrafficDecision._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: TrafficDecision._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_TRAFFIC_SET: TrafficDecision._Kind.ValueType  # 1
+        """Weights were set."""
+        KIND_CANARY_STARTED: TrafficDecision._Kind.ValueType  # 2
+        """A canary began."""
+        KIND_CANARY_PROMOTED: TrafficDecision._Kind.ValueType  # 3
+        """The canary became the current revision."""
+        KIND_CANARY_ENDED: TrafficDecision._Kind.ValueType  # 4
+        """The canary was ended by a caller."""
+        KIND_CANARY_ROLLED_BACK: TrafficDecision._Kind.ValueType  # 5
+        """The canary was rolled back by itself; `reason` has the figures."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What was decided."""
+
+    KIND_UNSPECIFIED: TrafficDecision.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_TRAFFIC_SET: TrafficDecision.Kind.ValueType  # 1
+    """Weights were set."""
+    KIND_CANARY_STARTED: TrafficDecision.Kind.ValueType  # 2
+    """A canary began."""
+    KIND_CANARY_PROMOTED: TrafficDecision.Kind.ValueType  # 3
+    """The canary became the current revision."""
+    KIND_CANARY_ENDED: TrafficDecision.Kind.ValueType  # 4
+    """The canary was ended by a caller."""
+    KIND_CANARY_ROLLED_BACK: TrafficDecision.Kind.ValueType  # 5
+    """The canary was rolled back by itself; `reason` has the figures."""
+
+    TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    kind: Global___TrafficDecision.Kind.ValueType
+    """What."""
+    revision: _builtins.int
+    """About which revision; 0 for weights."""
+    reason: _builtins.str
+    """Why, with the figures that decided."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        kind: Global___TrafficDecision.Kind.ValueType = ...,
+        revision: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "reason", b"reason", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficDecision: _TypeAlias = TrafficDecision  # noqa: Y015
 
 @_typing.final
 class Revision(_message.Message):
@@ -511,6 +644,7 @@ class PublishRevisionRequest(_message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     RELOAD_POLICY_FIELD_NUMBER: _builtins.int
     EXPECTED_DIGEST_FIELD_NUMBER: _builtins.int
+    KEEP_CURRENT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The owner; default: the caller's tenant."""
     name: _builtins.str
@@ -523,6 +657,8 @@ class PublishRevisionRequest(_message.Message):
     """What happens to running requests."""
     expected_digest: _builtins.str
     """If set, refuse when the source has another digest."""
+    keep_current: _builtins.bool
+    """Add the revision without making it current: for SetTraffic, StartCanary or `adapter@revision`."""
     def __init__(
         self,
         *,
@@ -532,10 +668,11 @@ class PublishRevisionRequest(_message.Message):
         expected_revision: _builtins.int | None = ...,
         reload_policy: Global___ReloadPolicy.ValueType = ...,
         expected_digest: _builtins.str = ...,
+        keep_current: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_digest", b"expected_digest", "expected_revision", b"expected_revision", "name", b"name", "reload_policy", b"reload_policy", "source", b"source", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_digest", b"expected_digest", "expected_revision", b"expected_revision", "keep_current", b"keep_current", "name", b"name", "reload_policy", b"reload_policy", "source", b"source", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
@@ -610,6 +747,101 @@ class SetTrafficRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetTrafficRequest: _TypeAlias = SetTrafficRequest  # noqa: Y015
+
+@_typing.final
+class StartCanaryRequest(_message.Message):
+    """Starts a canary. An absent limit takes the stated default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_INCREASE_FIELD_NUMBER: _builtins.int
+    MAX_FIRST_TOKEN_RATIO_FIELD_NUMBER: _builtins.int
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    MIN_REQUESTS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The owner; default: the caller's tenant."""
+    name: _builtins.str
+    """Its name."""
+    revision: _builtins.int
+    """A kept revision that is not the current one; 0: the newest."""
+    percent: _builtins.int
+    """Its share of the requests, in percent. In [1, 99]."""
+    max_error_increase: _builtins.float
+    """Default 0.05."""
+    max_first_token_ratio: _builtins.float
+    """Default 2."""
+    window_s: _builtins.float
+    """Default 60; in [1, 3600]."""
+    min_requests: _builtins.int
+    """Default 20."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        percent: _builtins.int = ...,
+        max_error_increase: _builtins.float | None = ...,
+        max_first_token_ratio: _builtins.float | None = ...,
+        window_s: _builtins.float | None = ...,
+        min_requests: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error_increase", b"_max_error_increase", "_max_first_token_ratio", b"_max_first_token_ratio", "_min_requests", b"_min_requests", "_window_s", b"_window_s", "max_error_increase", b"max_error_increase", "max_first_token_ratio", b"max_first_token_ratio", "min_requests", b"min_requests", "window_s", b"window_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error_increase", b"_max_error_increase", "_max_first_token_ratio", b"_max_first_token_ratio", "_min_requests", b"_min_requests", "_window_s", b"_window_s", "max_error_increase", b"max_error_increase", "max_first_token_ratio", b"max_first_token_ratio", "min_requests", b"min_requests", "name", b"name", "percent", b"percent", "revision", b"revision", "tenant", b"tenant", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_error_increase: _TypeAlias = _typing.Literal["max_error_increase"]  # noqa: Y015
+    _WhichOneofArgType__max_error_increase: _TypeAlias = _typing.Literal["_max_error_increase", b"_max_error_increase"]  # noqa: Y015
+    _WhichOneofReturnType__max_first_token_ratio: _TypeAlias = _typing.Literal["max_first_token_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_first_token_ratio: _TypeAlias = _typing.Literal["_max_first_token_ratio", b"_max_first_token_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__min_requests: _TypeAlias = _typing.Literal["min_requests"]  # noqa: Y015
+    _WhichOneofArgType__min_requests: _TypeAlias = _typing.Literal["_min_requests", b"_min_requests"]  # noqa: Y015
+    _WhichOneofReturnType__window_s: _TypeAlias = _typing.Literal["window_s"]  # noqa: Y015
+    _WhichOneofArgType__window_s: _TypeAlias = _typing.Literal["_window_s", b"_window_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_increase) -> _WhichOneofReturnType__max_error_increase | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_first_token_ratio) -> _WhichOneofReturnType__max_first_token_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_requests) -> _WhichOneofReturnType__min_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__window_s) -> _WhichOneofReturnType__window_s | None: ...
+
+Global___StartCanaryRequest: _TypeAlias = StartCanaryRequest  # noqa: Y015
+
+@_typing.final
+class EndCanaryRequest(_message.Message):
+    """Ends a canary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PROMOTE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The owner; default: the caller's tenant."""
+    name: _builtins.str
+    """Its name."""
+    promote: _builtins.bool
+    """Make the canary the current revision."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        promote: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "promote", b"promote", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndCanaryRequest: _TypeAlias = EndCanaryRequest  # noqa: Y015
 
 @_typing.final
 class PinAdapterRequest(_message.Message):

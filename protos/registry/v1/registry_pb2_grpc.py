@@ -66,6 +66,16 @@ class AdapterRegistryStub:
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetTrafficRequest.SerializeToString,
                 response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
                 _registered_method=True)
+        self.StartCanary = channel.unary_unary(
+                '/loraplane.registry.v1.AdapterRegistry/StartCanary',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.StartCanaryRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+                _registered_method=True)
+        self.EndCanary = channel.unary_unary(
+                '/loraplane.registry.v1.AdapterRegistry/EndCanary',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.EndCanaryRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+                _registered_method=True)
         self.PinAdapter = channel.unary_unary(
                 '/loraplane.registry.v1.AdapterRegistry/PinAdapter',
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.PinAdapterRequest.SerializeToString,
@@ -144,7 +154,21 @@ class AdapterRegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetTraffic(self, request, context):
-        """Splits traffic over revisions.
+        """Splits traffic over revisions. Ends a canary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartCanary(self, request, context):
+        """Gives a kept revision a share of the traffic, on trial against the current one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndCanary(self, request, context):
+        """Ends the trial: the canary becomes current, or gets no traffic any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +254,16 @@ def add_AdapterRegistryServicer_to_server(servicer, server):
             'SetTraffic': grpc.unary_unary_rpc_method_handler(
                     servicer.SetTraffic,
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.SetTrafficRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.SerializeToString,
+            ),
+            'StartCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartCanary,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.StartCanaryRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.SerializeToString,
+            ),
+            'EndCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndCanary,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.EndCanaryRequest.FromString,
                     response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.SerializeToString,
             ),
             'PinAdapter': grpc.unary_unary_rpc_method_handler(
@@ -431,6 +465,60 @@ class AdapterRegistry:
             target,
             '/loraplane.registry.v1.AdapterRegistry/SetTraffic',
             protos_dot_registry_dot_v1_dot_registry__pb2.SetTrafficRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.registry.v1.AdapterRegistry/StartCanary',
+            protos_dot_registry_dot_v1_dot_registry__pb2.StartCanaryRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.registry.v1.AdapterRegistry/EndCanary',
+            protos_dot_registry_dot_v1_dot_registry__pb2.EndCanaryRequest.SerializeToString,
             protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
             options,
             channel_credentials,

@@ -46,7 +46,11 @@ class AdapterRegistryStub:
     Rollback: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Adapter]
     """Makes an older revision current again."""
     SetTraffic: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetTrafficRequest, _registry_pb2.Adapter]
-    """Splits traffic over revisions."""
+    """Splits traffic over revisions. Ends a canary."""
+    StartCanary: _grpc.UnaryUnaryMultiCallable[_registry_pb2.StartCanaryRequest, _registry_pb2.Adapter]
+    """Gives a kept revision a share of the traffic, on trial against the current one."""
+    EndCanary: _grpc.UnaryUnaryMultiCallable[_registry_pb2.EndCanaryRequest, _registry_pb2.Adapter]
+    """Ends the trial: the canary becomes current, or gets no traffic any more."""
     PinAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PinAdapterRequest, _registry_pb2.Adapter]
     """Keeps the adapter in a tier of its workers."""
     UnpinAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UnpinAdapterRequest, _registry_pb2.Adapter]
@@ -80,7 +84,11 @@ class AdapterRegistryAsyncStub(AdapterRegistryStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
     """Makes an older revision current again."""
     SetTraffic: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetTrafficRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
-    """Splits traffic over revisions."""
+    """Splits traffic over revisions. Ends a canary."""
+    StartCanary: _aio.UnaryUnaryMultiCallable[_registry_pb2.StartCanaryRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
+    """Gives a kept revision a share of the traffic, on trial against the current one."""
+    EndCanary: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndCanaryRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
+    """Ends the trial: the canary becomes current, or gets no traffic any more."""
     PinAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.PinAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
     """Keeps the adapter in a tier of its workers."""
     UnpinAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.UnpinAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
@@ -147,7 +155,23 @@ class AdapterRegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.SetTrafficRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
-        """Splits traffic over revisions."""
+        """Splits traffic over revisions. Ends a canary."""
+
+    @_abc_1.abstractmethod
+    def StartCanary(
+        self,
+        request: _registry_pb2.StartCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
+        """Gives a kept revision a share of the traffic, on trial against the current one."""
+
+    @_abc_1.abstractmethod
+    def EndCanary(
+        self,
+        request: _registry_pb2.EndCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
+        """Ends the trial: the canary becomes current, or gets no traffic any more."""
 
     @_abc_1.abstractmethod
     def PinAdapter(

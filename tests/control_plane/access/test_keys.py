@@ -112,3 +112,32 @@ async def test_keys_are_listed_with_their_names(keys: Keys) -> None:
     issued = [await keys.create(Role.TENANT_ADMIN, "acme", "one"), await keys.create(Role.WORKER, name="two")]
     listed = {info.identity: info.name for info in await keys.list()}
     assert listed == {issued[0].identity: "one", issued[1].identity: "two"}
+
+
+async def test_a_rotated_key_works_for_its_grace_and_its_successor_at_once(redis: Redis) -> None:
+    now = 1000.0
+    keys = Keys(redis, now=lambda: now)
+    old = await keys.create(Role.INFERENCE, "acme", "ci")
+    new = await keys.rotate(old.identity.key_id, grace_s=60)
+    assert (await keys.authenticate(new.secret)).tenant == "acme"
+    assert (await keys.authenticate(old.secret)).key_id == old.identity.key_id
+    now = 1060.0  # also what is cached ends
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(old.secret)
+    await keys.authenticate(new.secret)
+
+
+async def test_last_use_is_shown(redis: Redis) -> None:
+    keys = Keys(redis, now=lambda: 1234.0)
+    issued = await keys.create(Role.ADMIN)
+    assert [info.last_use_s for info in await keys.list()] == [0.0]
+    await keys.authenticate(issued.secret)
+    assert [info.last_use_s for info in await keys.list()] == [1234.0]
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, 1e9])
+async def test_a_grace_out_of_range_is_refused(redis: Redis, grace_s: float) -> None:
+    keys = Keys(redis)
+    issued = await keys.create(Role.ADMIN)
+    with pytest.raises(InvalidArgument, match="grace_s"):
+        await keys.rotate(issued.identity.key_id, grace_s)

@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from control_plane.access.types import Role
+from control_plane.api.auditing import READS
 from control_plane.api.roles import ROLES, is_open
 from control_plane.api.server import SERVICES
 from protos.access.v1 import access_pb2
@@ -48,6 +49,13 @@ def test_an_inference_key_generates_and_nothing_else() -> None:
     assert {method for method, roles in ROLES.items() if Role.INFERENCE in roles} == {
         f"/loraplane.inference.v1.Inference/{name}" for name in ("Generate", "ListModels", "Tokenize")
     }
+
+
+def test_every_method_that_is_not_audited_is_served_and_only_reads() -> None:
+    assert READS < SERVED
+    verbs = ("Get", "List", "Watch", "Generate", "Tokenize", "Sync")
+    for method in SERVED:
+        assert method.rpartition("/")[2].startswith(verbs) == (method in READS), method
 
 
 def test_only_health_and_reflection_are_open() -> None:

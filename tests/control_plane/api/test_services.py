@@ -133,13 +133,6 @@ async def test_watch_shows_the_present_state_then_changes(redis: Redis, tmp_path
         call.cancel()
 
 
-async def test_traffic_is_not_served_yet_and_says_so(redis: Redis, tmp_path: Path) -> None:
-    async with replica(redis, tmp_path) as control:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await control.registry.SetTraffic(pb.SetTrafficRequest(name="bot"), metadata=control.as_("acme"))
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_quota_keeps_absent_apart_from_zero(redis: Redis, tmp_path: Path) -> None:
     async with replica(redis, tmp_path) as control:
         quota = quota_pb2.Quota(tenant="acme", limits=quota_pb2.Limits(requests_per_minute=0))

@@ -42,7 +42,24 @@ def test_an_older_revision_beside_the_current_one_is_left_to_its_requests():
 
 def test_a_revision_with_traffic_of_its_own_is_not_stale():
     split = adapter("bot", current=2, traffic=(TrafficWeight(1, 50), TrafficWeight(2, 50)))
-    assert planned([split], worker("w", held("bot", 1))) == []
+    assert planned([split], worker("w", held("bot", 1), held("bot", 2))) == []
+
+
+def test_every_revision_with_traffic_is_offered_and_none_without():
+    split = adapter("bot", current=3, traffic=(TrafficWeight(2, 1), TrafficWeight(3, 9), TrafficWeight(1, 0)))
+    assert planned([split], worker()) == [
+        Load(split.key, split.revision(3), into_slot=False),
+        Load(split.key, split.revision(2), into_slot=False),
+    ]
+    assert planned([split], worker("w", held("bot", 3))) == [Load(split.key, split.revision(2))]
+
+
+def test_a_worker_with_only_a_stale_revision_gets_the_current_one_in_its_place_and_the_others_beside_it():
+    split = adapter("bot", current=3, traffic=(TrafficWeight(2, 1), TrafficWeight(3, 9)))
+    assert planned([split], worker("w", held("bot", 1))) == [
+        Reload(split.key, split.current, split.reload_policy, "sha256:bot-1"),
+        Load(split.key, split.revision(2)),
+    ]
 
 
 def test_a_deleted_adapter_is_evicted_at_the_registrys_version():

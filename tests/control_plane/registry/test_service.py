@@ -15,7 +15,6 @@ from control_plane.errors import (
     QuotaExceeded,
     Refused,
     StaleRevision,
-    Unsupported,
 )
 from control_plane.quotas.types import Limits
 from control_plane.registry.edits import MAX_REVISIONS
@@ -249,11 +248,6 @@ async def test_a_pin_is_kept_and_taken_back(registry: Registry, root: Path) -> N
     assert pinned.generation > first.generation
     assert await registry.pin(BOT, PinTier.SLOT) == pinned
     assert (await registry.pin(BOT, PinTier.NONE)).pin is PinTier.NONE
-
-
-async def test_traffic_cannot_be_split_yet(registry: Registry) -> None:
-    with pytest.raises(Unsupported, match="acme/bot"):
-        await registry.set_traffic(BOT, ())
 
 
 async def test_a_deleted_adapter_frees_its_names_and_comes_back_with_a_higher_generation(

@@ -1,6 +1,7 @@
 """The chain: the first that finds wins, a failing one never hides a later one's find."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -28,6 +29,31 @@ class Fixed:
         if isinstance(self.answer, ControlError):
             raise self.answer
         return self.answer
+
+    async def close(self) -> None:
+        self.num_calls = -1
+
+
+@dataclass
+class Hanging:
+    """A resolver that answers once it is told to, or never."""
+
+    name: str = "hanging"
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    num_calls: int = 0
+    num_cancelled: int = 0
+
+    async def resolve(self, request: ResolveRequest) -> Resolved | None:
+        self.num_calls += 1
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        return None
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 class Clock:
@@ -110,3 +136,52 @@ async def test_an_adapter_of_another_base_model_is_refused_by_both_names(
     else:
         with pytest.raises(Refused, match=f"{trained_on}.*{asked_for}"):
             await chain.resolve(request)
+
+
+async def test_one_that_hangs_falls_to_the_next_after_its_time() -> None:
+    hanging = Hanging()
+    chain = ResolverChain([hanging, Fixed("disk", FOUND)], Clock(), timeout_s=0.01)
+    assert await chain.resolve(BY_NAME) == FOUND
+    assert hanging.num_cancelled == 1
+
+
+async def test_one_that_hangs_is_named_with_its_time_and_makes_the_whole_worth_another_try() -> None:
+    chain = ResolverChain([Hanging(), Fixed("disk", Refused("no config"))], Clock(), timeout_s=0.01)
+    with pytest.raises(
+        SourceUnavailable, match=r"hanging: acme/bot was not read within 0\.01 s; disk: no conf"
+    ):
+        await chain.resolve(BY_NAME)
+
+
+async def test_an_unforeseen_error_of_ours_does_not_hide_what_a_later_one_finds() -> None:
+    chain = ResolverChain([Fixed("first", NotFound("source", "x")), Fixed("second", FOUND)], Clock())
+    assert await chain.resolve(BY_NAME) == FOUND
+
+
+async def test_a_rush_for_an_unknown_name_asks_once() -> None:
+    resolver = Hanging()
+    chain = ResolverChain([resolver], Clock())
+    rush = [asyncio.create_task(chain.resolve(BY_NAME)) for _ in range(20)]
+    await asyncio.sleep(0)
+    resolver.may_answer.set()
+    answers = await asyncio.gather(*rush, return_exceptions=True)
+    assert all(isinstance(answer, NotFound) for answer in answers)
+    assert resolver.num_calls == 1
+
+
+async def test_names_do_not_wait_for_each_other() -> None:
+    resolver = Hanging()
+    chain = ResolverChain([resolver], Clock())
+    waiting = [asyncio.create_task(chain.resolve(ResolveRequest(tenant="acme", name=name))) for name in "abc"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert resolver.num_calls == 3
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_closing_the_chain_closes_every_resolver() -> None:
+    resolvers = [Fixed("disk", None), Fixed("s3", None)]
+    await ResolverChain(resolvers, Clock()).close()
+    assert [resolver.num_calls for resolver in resolvers] == [-1, -1]

@@ -68,3 +68,13 @@ async def test_problems_are_the_refusals_and_go_with_the_next_success(redis: Red
     await ledger.record(W, LOAD, DONE)
     assert await at(redis).problems(BOT.key) == ()
     assert await at(redis).problems(AdapterKey("acme", "unheard-of")) == ()
+
+
+async def test_loads_of_different_revisions_have_their_own_answers(redis: Redis) -> None:
+    two = adapter("bot", current=2)
+    first, second = (commands.load("w", two, revision) for revision in two.revisions)
+    await at(redis).record(W, first, NEVER)
+    later = at(redis)
+    await later.load(two.key)
+    assert later.retry_at_s(W, first) is None
+    assert later.retry_at_s(W, second) == 0

@@ -24,21 +24,23 @@ async def test_a_replica_survives_a_killed_redis_and_plans_again(tmp_path: Path)
     first.start()
     redis = connect(first.url)
     async with replica(redis, tmp_path) as control:
-        async with control.worker().run() as worker:
+        worker: FakeWorker = control.worker()
+        async with worker.run():
             await ready(control, "worker-0")
             digest = await _register(control, tmp_path)
             await eventually(lambda: digest in worker.held)
             os.kill(first.pid, signal.SIGKILL)
-            await worker.left.wait()  # its stream ends: nobody can vouch for its lease
+            await eventually(lambda: not control.plane.leadership.leads)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await _register(control, tmp_path, "other")
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert "RetryInfo" in details(caught.value)
-        with EmbeddedValkey(directory):
-            again: FakeWorker = control.worker()
-            async with again.run():
-                await eventually(lambda: digest in again.held)
+            with EmbeddedValkey(directory):
                 await eventually(lambda: control.plane.leadership.leads)
+                other = await _register(control, tmp_path, "other")
+                await eventually(lambda: other in worker.held)
+                assert not worker.left.is_set()  # its stream went on all the time
+            await worker.stop()
     await redis.aclose()
 
 

@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other kind of tensor": (
         tensors(lambda t: t.update({f"{Q_PROJ}.lora_magnitude_vector": torch.ones(1)})),
-        f"tensor {Q_PROJ}.lora_magnitude_vector: only lora_A.weight and lora_B.weight",
+        f"tensor {Q_PROJ}.lora_magnitude_vector: only lora_A.weight and lora_B.weight are expected",
     ),
     "untargeted tensor": (options(target_modules=["q_proj"]), "v_proj is not among target_modules"),
     "wrong shape": (
@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "module without tensors": (
         options(target_modules=["q_proj", "v_proj", "k_proj"]),
-        "model.layers.0.self_attn.k_proj: named by target_modules, but the files have no tensors",
+        "model.layers.0.self_attn.k_proj: named by target_modules or modules_to_save, but the files have no",
     ),
     "tensor twice": (tensors(second_key), "has a second lora_A"),
     "not finite": (
@@ -223,12 +223,37 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "rank is a text": (options(r="8"), "r '8' must be a whole number"),
     "alpha is huge": (options(lora_alpha=10**400), "lora_alpha .* must be a number"),
     "unknown option": (options(use_magic=True), "option 'use_magic' is unknown"),
-    "dora": (options(use_dora=True), "use_dora=True is not supported"),
-    "lora_bias": (options(lora_bias=True), "lora_bias=True is not supported"),
+    "dora without its vectors": (
+        options(use_dora=True),
+        "tensor model.layers.0.self_attn.q_proj.lora_magnitude_vector is missing",
+    ),
+    "lora_bias without biases": (
+        options(lora_bias=True),
+        "tensor model.layers.0.self_attn.q_proj.lora_B.bias is missing",
+    ),
+    "dora with lora_bias": (
+        options(use_dora=True, lora_bias=True),
+        "lora_bias=True is not supported together with use_dora=True",
+    ),
+    "flag is a text": (options(use_dora="yes"), "use_dora 'yes' must be true or false"),
     "bias": (options(bias="all"), "bias='all' is not supported"),
-    "modules_to_save": (
+    "saved module without its matrix": (
         options(modules_to_save=["lm_head"]),
-        r"modules_to_save=\['lm_head'\] is not supported",
+        "lm_head: named by target_modules or modules_to_save, but the files have no tensors",
+    ),
+    "saved norm": (
+        options(modules_to_save=["norm"]),
+        r"modules_to_save 'norm' is not supported: .* \(model.embed_tokens and lm_head\)",
+    ),
+    "saved classifier": (options(modules_to_save=["score"]), "modules_to_save 'score' is not supported"),
+    "saved without a name": (options(modules_to_save=[""]), "modules_to_save has an empty name"),
+    "trained tokens": (
+        options(trainable_token_indices=[5]),
+        r"trainable_token_indices=\[5\] is not supported",
+    ),
+    "vocabulary of its own": (
+        write("new_embeddings.safetensors", b""),
+        "new_embeddings.safetensors: lora_extra_vocab_size is not supported",
     ),
     "pissa": (options(init_lora_weights="pissa"), "init_lora_weights='pissa' changes the base weights"),
     "other method": (options(peft_type="IA3"), "peft_type 'IA3' is not LORA"),
@@ -330,7 +355,8 @@ def test_bin_is_read_when_the_operator_opts_in(adapter: Path, world: World, tmp_
 
 def test_values_that_the_lora_dtype_cannot_hold_are_refused(adapter: Path, world: World, tmp_path: Path):
     set_options(adapter, lora_alpha=1e8)
-    reader = replace(world.runtime.reader, roots=(tmp_path,), dtype=torch.float16)
+    packer = replace(world.runtime.reader.packer, dtype=torch.float16)
+    reader = replace(world.runtime.reader, roots=(tmp_path,), packer=packer)
     with pytest.raises(
         AdapterRefused, match=r"q_proj.lora_B.weight: has values that torch.float16 cannot hold"
     ):

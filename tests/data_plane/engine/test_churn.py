@@ -81,11 +81,12 @@ def _disturb(
             current[name] = number
         bench.engine.command(Reload(new, policy))
     elif dice < 0.12:
-        bench.engine.command(Evict(digest, cancel_running=rng.random() < 0.3))
+        owner = rng.choice([None, ("acme", name)])
+        bench.engine.command(Evict(digest, cancel_running=rng.random() < 0.3, owner=owner))
     elif dice < 0.15:
         bench.engine.command(Load(source(name, current[name]), into_slot=rng.random() < 0.5))
     elif dice < 0.17:
-        bench.engine.command(Pin(digest, rng.choice([Tier.CPU, None])))
+        bench.engine.command(Pin(digest, rng.choice([Tier.CPU, Tier.SLOT, None])))
     elif dice < 0.22:
         bench.engine.cancel(str(rng.randrange(500)))
     elif dice < 0.25:

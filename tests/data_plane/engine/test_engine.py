@@ -1,7 +1,6 @@
 import pytest
 
 from data_plane.adapters.revision import Tier
-from data_plane.engine.assemble import EnginePolicy
 from data_plane.engine.events import Delta, Drain, FinishReason
 from data_plane.errors import (
     AdapterRefused,
@@ -339,7 +338,7 @@ def test_a_prompt_that_could_never_get_its_blocks_is_refused():
 
 
 def test_requests_over_the_queue_bound_are_refused():
-    bench = Bench(policy=EnginePolicy(max_waiting=2))
+    bench = Bench(max_waiting_requests=2)
     bench.add("a")
     bench.add("b")
     with pytest.raises(Overloaded):

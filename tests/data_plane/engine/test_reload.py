@@ -301,3 +301,59 @@ def test_a_copy_that_fails_ends_the_command_and_the_requests_but_not_the_engine(
     bench.run()
     assert bench.tokens("b") == oracle(OTHER.revision.digest, (1, 2, 3), GREEDY)
     bench.engine.check()
+
+
+RIVAL = source("copycat", tenant="rival", digest=OLD_DIGEST)
+
+
+@pytest.mark.parametrize("cancel_running", [False, True])
+def test_eviction_of_one_owner_leaves_the_other_owner_of_the_same_weights_alone(cancel_running):
+    bench = Bench()
+    running(bench)
+    bench.add("rival", (1, 2, 3), RIVAL, LONG)
+    bench.step()
+    future = bench.engine.command(
+        Evict(OLD_DIGEST, cancel_running=cancel_running, owner=("rival", "copycat"))
+    )
+    bench.run()
+    assert bench.tokens("running") == oracle(OLD_DIGEST, (1, 2, 3), LONG)
+    if cancel_running:
+        assert isinstance(bench.error("rival"), RequestCancelled)
+    else:
+        assert bench.tokens("rival") == oracle(OLD_DIGEST, (1, 2, 3), LONG)
+    assert future.result().size_bytes == 0
+    assert bench.held()[OLD_DIGEST].revision == OLD.revision
+    last = bench.engine.command(Evict(OLD_DIGEST, owner=("acme", "support")))
+    bench.run()
+    assert last.result().size_bytes == 1000 + PAGE_BYTES, "the last owner takes the weights along"
+    bench.engine.check()
+
+
+@pytest.mark.parametrize("max_loras", [2, 3])
+@pytest.mark.parametrize("policy", ALL)
+def test_a_slot_pin_passes_to_the_new_weights(policy, max_loras):
+    bench = Bench(max_loras=max_loras)
+    running(bench)
+    bench.engine.command(Pin(OLD_DIGEST, Tier.SLOT))
+    bench.add("other", (4, 5), OTHER, LONG)
+    bench.step()
+    bench.engine.command(Reload(NEW, policy))
+    bench.run()
+    held = bench.held()[NEW_DIGEST]
+    assert (held.tier, held.pinned) == (Tier.SLOT, True)
+    assert OLD_DIGEST not in bench.held()
+    assert bench.reader.reads[NEW_DIGEST] == 1
+    bench.engine.check()
+
+
+def test_a_pin_that_waits_for_its_slot_can_be_taken_back():
+    bench = Bench(max_loras=2)
+    running(bench)
+    bench.engine.command(Pin(OLD_DIGEST, Tier.SLOT))
+    bench.add("other", (4, 5), OTHER, LONG)
+    bench.step()
+    bench.engine.command(Reload(NEW))
+    bench.step(2)
+    bench.engine.command(Pin(NEW_DIGEST, None))
+    bench.run()
+    assert not bench.held()[NEW_DIGEST].pinned

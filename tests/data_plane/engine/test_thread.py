@@ -9,7 +9,7 @@ from data_plane.adapters.types import PackedAdapter
 from data_plane.engine.assemble import load_threads
 from data_plane.engine.events import Event, Evict, Failed, Finished, GenerationRequest, Load
 from data_plane.engine.thread import EngineThread
-from data_plane.errors import DeadlineExceeded, Draining, InvalidRequest, RequestCancelled
+from data_plane.errors import DeadlineExceeded, Draining, InvalidRequest, RequestCancelled, WorkerError
 from data_plane.scheduler.sampling import SamplingParams
 from tests.data_plane.fakes import GREEDY, PAGE_BYTES, Bench, oracle, source
 
@@ -43,11 +43,12 @@ class Listener:
 
 
 class Harness:
-    def __init__(self) -> None:
-
+    def __init__(self, on_death=lambda: None) -> None:
         self.bench = Bench(queues=load_threads(1), clock=time.monotonic, num_blocks=2000, max_model_len=4000)
         self.deliveries: list[list[tuple[Listener, Sequence[Event]]]] = []
-        self.thread: EngineThread[Listener] = EngineThread(self.bench.engine, self._deliver)
+        self.thread: EngineThread[Listener] = EngineThread(
+            self.bench.engine, self._deliver, on_death=on_death
+        )
         self.thread.start()
 
     def _deliver(self, deliveries: list[tuple[Listener, Sequence[Event]]]) -> None:
@@ -154,3 +155,39 @@ def test_stopping_fails_what_is_left_and_refuses_what_comes():
     with pytest.raises(Draining):
         harness.thread.command(Load(SUPPORT)).result(WAIT_S)
     harness.bench.engine.check()
+
+
+def test_a_bug_in_the_step_loop_ends_every_wait_and_is_told():
+    died = threading.Event()
+    harness = Harness(on_death=died.set)
+    running = harness.submit("a", SUPPORT, max_tokens=3000)
+    assert running.talking.wait(WAIT_S)
+    evicted = harness.thread.command(Evict(SUPPORT.revision.digest))
+
+    def bug() -> list[Event]:
+        raise RuntimeError("a bug")
+
+    harness.bench.engine.step = bug  # type: ignore[method-assign]
+    assert died.wait(WAIT_S)
+    assert "died" in str(running.error())
+    with pytest.raises(WorkerError, match="died"):
+        evicted.result(WAIT_S)
+    assert isinstance(harness.submit("b").error(), Draining)
+    with pytest.raises(Draining):
+        harness.thread.snapshot().result(WAIT_S)
+    harness.thread.stop()
+
+
+def test_an_orderly_end_is_no_death():
+    died = threading.Event()
+    harness = Harness(on_death=died.set)
+    blocked = harness.submit("a", max_tokens=3000)
+    assert blocked.talking.wait(WAIT_S)
+    harness.thread.stop()
+    assert not died.is_set()
+
+
+def test_a_snapshot_shows_what_was_answered_before(harness):
+    harness.thread.command(Load(SUPPORT)).result(WAIT_S)
+    (held,) = harness.thread.snapshot().result(WAIT_S).adapters
+    assert held.revision == SUPPORT.revision

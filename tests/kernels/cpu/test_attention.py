@@ -1,86 +1,182 @@
+from dataclasses import dataclass, field
+
 import pytest
 import torch
+from torch import Tensor
 
-from kernels.cpu.attention import AttentionOptions, paged_attention, write_kv
-from kernels.cpu.paging import PagedBatch, Prefill
+from kernels.cpu.attention import AttentionOptions, PagedAttention, TorchAttention
+from kernels.cpu.native import LEVELS
+from kernels.cpu.native_attention import NativeAttention
+from kernels.cpu.paging import PagedChunk, paged_batch
+from tests.kernels.cpu.implementations import IMPLEMENTATIONS, kernels_at
 
-BLOCK_SIZE, KV_HEADS, GROUP, HEAD_DIM = 4, 2, 3, 8
-NUM_HEADS = KV_HEADS * GROUP
-# past and new tokens of each sequence: decodes first
-SEQUENCES = [(0, 1), (6, 1), (11, 1), (0, 9), (5, 7), (8, 4)]
+BLOCK_SIZE, NUM_BLOCKS = 4, 160
+# past and new tokens of each sequence: decodes first; some longer than a step of the online softmax
+SEQUENCES = [(0, 1), (6, 1), (11, 1), (130, 1), (0, 9), (5, 7), (8, 4), (60, 70)]
+SINKS = torch.linspace(-1, 2, 6)
 OPTIONS = {
     "plain": AttentionOptions(0.3),
     "window": AttentionOptions(0.3, sliding_window=5),
+    "wide window": AttentionOptions(0.3, sliding_window=67),
     "softcap": AttentionOptions(0.3, softcap=2.0),
-    "sinks": AttentionOptions(0.3, sinks=torch.linspace(-1, 2, NUM_HEADS)),
-    "all": AttentionOptions(0.3, sliding_window=3, softcap=1.5, sinks=torch.linspace(-1, 2, NUM_HEADS)),
+    "sinks": AttentionOptions(0.3, sinks=SINKS),
+    "all": AttentionOptions(0.3, sliding_window=3, softcap=1.5, sinks=SINKS),
 }
+# heads of the cache, queries a head, K and V head size: odd ones leave a rest after every vector
+SHAPES = {"grouped": (2, 3, 8, 8), "odd": (3, 2, 37, 21), "one head": (1, 6, 64, 64), "wide": (6, 1, 128, 96)}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
-def visible_scores(query, k, v, position: int, options: AttentionOptions):
-    """Scores of one token and head, and the values they weigh, of the keys it may look at."""
-    scores = options.scaling * (k @ query)
-    if options.softcap:
-        scores = options.softcap * torch.tanh(scores / options.softcap)
-    first = 0 if options.sliding_window is None else max(0, position - options.sliding_window + 1)
-    scores, v = scores[first : position + 1], v[first : position + 1]
-    return scores, v
+def implementation(name: str) -> PagedAttention:
+    return TorchAttention() if name == "torch" else NativeAttention(kernels_at(name), TorchAttention())
 
 
-def expected_output(query, k, v, past: int, options: AttentionOptions) -> torch.Tensor:
-    out = torch.empty(query.shape, dtype=torch.float64)
-    for t in range(query.shape[0]):
-        for head in range(NUM_HEADS):
-            kv = head // GROUP
-            scores, values = visible_scores(query[t, head], k[:, kv], v[:, kv], past + t, options)
+@dataclass
+class Sequence:
+    """Random queries, keys and values of one sequence, and its blocks, in no order."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    blocks: tuple[int, ...]
+
+    def rows(self) -> list[int]:
+        positions = range(len(self.query))
+        return [self.blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions]
+
+
+@dataclass
+class Problem:
+    shape: tuple[int, int, int, int] = SHAPES["grouped"]
+    dtype: torch.dtype = torch.float32
+    poison: float = 0.0  # what the cache holds where nobody wrote
+    lengths: list[int] = field(default_factory=lambda: [past + new for past, new in SEQUENCES])
+
+    def __post_init__(self):
+        heads, group, k_dim, v_dim = self.shape
+        generator = torch.Generator().manual_seed(0)
+        free = torch.randperm(NUM_BLOCKS, generator=generator).tolist()
+        self.caches = [
+            torch.full((NUM_BLOCKS, BLOCK_SIZE, heads, dim), self.poison, dtype=self.dtype)
+            for dim in (k_dim, v_dim)
+        ]
+
+        def random(*size: int) -> Tensor:
+            return torch.randn(*size, generator=generator).to(self.dtype)
+
+        self.sequences = [
+            Sequence(
+                random(length, heads * group, k_dim),
+                random(length, heads, k_dim),
+                random(length, heads, v_dim),
+                tuple(free.pop() for _ in range(-(-length // BLOCK_SIZE))),
+            )
+            for length in self.lengths
+        ]
+
+    def write(self, sequence: Sequence, length: int) -> None:
+        """Put the first tokens of a sequence into the cache, as earlier steps would have."""
+        rows = sequence.rows()[:length]
+        for cache, values in zip(self.caches, (sequence.key, sequence.value), strict=True):
+            cache.view(-1, *cache.shape[2:])[rows] = values[:length]
+
+    def attend(
+        self, attention: PagedAttention, options: AttentionOptions, spans: list[tuple[int, int]]
+    ) -> Tensor:
+        """One step: `spans` are past and new tokens of each sequence."""
+        pairs = list(zip(self.sequences, spans, strict=True))
+
+        def step(tensors: list[Tensor]) -> Tensor:
+            # Heads first in memory, as transformers leaves them: strides are none of a packed tensor.
+            return torch.cat(tensors).transpose(0, 1).contiguous().transpose(0, 1)
+
+        news = [
+            step([getattr(s, name)[past : past + new] for s, (past, new) in pairs])
+            for name in ("query", "key", "value")
+        ]
+        batch = paged_batch([PagedChunk(past, new, s.blocks) for s, (past, new) in pairs], BLOCK_SIZE)
+        k_cache, v_cache = self.caches
+        return attention.attend(*news, k_cache=k_cache, v_cache=v_cache, batch=batch, options=options)
+
+
+def expected_output(sequence: Sequence, past: int, new: int, group: int, options: AttentionOptions) -> Tensor:
+    """The equation, token by token and head by head, in fp64."""
+    query, key, value = (t.double() for t in (sequence.query, sequence.key, sequence.value))
+    out = torch.empty(new, query.shape[1], value.shape[2], dtype=torch.float64)
+    for t in range(new):
+        position = past + t
+        window = options.sliding_window
+        first = 0 if window is None else max(0, position - window + 1)
+        for head in range(query.shape[1]):
+            seen = slice(first, position + 1)
+            scores = options.scaling * (key[seen, head // group] @ query[position, head])
+            if options.softcap:
+                scores = options.softcap * torch.tanh(scores / options.softcap)
             if options.sinks is not None:
-                weights = torch.softmax(torch.cat([scores, options.sinks[head : head + 1].double()]), 0)[:-1]
-            else:
-                weights = torch.softmax(scores, 0)
-            out[t, head] = weights @ values
+                scores = torch.cat([scores, options.sinks[head : head + 1].double()])
+            weights = torch.softmax(scores, 0)[: position + 1 - first]
+            out[t, head] = weights @ value[seen, head // group]
     return out
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_decodes_and_prefills_of_one_step_equal_fp64(name: str):
-    torch.manual_seed(0)
-    options = OPTIONS[name]
-    free = torch.randperm(32).tolist()
-    caches = [torch.zeros(32, BLOCK_SIZE, KV_HEADS, HEAD_DIM) for _ in "kv"]
-    tables, rows, queries, news, expected = [], [], [], [], []
-    for past, new in SEQUENCES:
-        blocks = [free.pop() for _ in range(-(-(past + new) // BLOCK_SIZE))]
-        where = [blocks[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(past + new)]
-        kv = [torch.randn(past + new, KV_HEADS, HEAD_DIM) for _ in "kv"]
-        for cache, values in zip(caches, kv, strict=True):
-            cache.view(-1, KV_HEADS, HEAD_DIM)[where[:past]] = values[:past]
-        query = torch.randn(new, NUM_HEADS, HEAD_DIM)
-        tables.append(blocks)
-        rows += where[past:]
-        queries.append(query)
-        news.append([values[past:] for values in kv])
-        expected.append(expected_output(query.double(), kv[0].double(), kv[1].double(), past, options))
-    batch = make_batch(tables, rows)
-    for cache, new_values in zip(caches, zip(*news, strict=True), strict=True):
-        write_kv(cache, torch.cat(new_values), batch)
-
-    found = paged_attention(torch.cat(queries), *caches, batch, options)
-    assert torch.allclose(found.double(), torch.cat(expected), rtol=1e-4, atol=1e-5)
-
-
-def make_batch(tables: list[list[int]], rows: list[int]) -> PagedBatch:
-    num_decodes = sum(new == 1 for _, new in SEQUENCES)
-    width = max(map(len, tables[:num_decodes]))
-    padded = [table + table[-1:] * (width - len(table)) for table in tables[:num_decodes]]
-    prefills, first = [], num_decodes
-    for (past, new), table in list(zip(SEQUENCES, tables, strict=True))[num_decodes:]:
-        prefills.append(Prefill(first, new, past, torch.tensor(table)))
-        first += new
-    return PagedBatch(
-        rows=torch.tensor(rows),
-        num_decodes=num_decodes,
-        decode_blocks=torch.tensor(padded).flatten(),
-        contexts=torch.tensor([past + 1 for past, _ in SEQUENCES[:num_decodes]]),
-        block_size=BLOCK_SIZE,
-        prefills=tuple(prefills),
+def check(problem: Problem, attention: PagedAttention, options: AttentionOptions) -> None:
+    for sequence, (past, _) in zip(problem.sequences, SEQUENCES, strict=True):
+        problem.write(sequence, past)
+    found = problem.attend(attention, options, SEQUENCES)
+    expected = torch.cat(
+        [
+            expected_output(sequence, past, new, problem.shape[1], options)
+            for sequence, (past, new) in zip(problem.sequences, SEQUENCES, strict=True)
+        ]
     )
+    assert (found.double() - expected).abs().max() / expected.abs().max() < TOLERANCE[problem.dtype]
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_decodes_and_prefills_of_one_step_equal_fp64(name: str, options: str):
+    check(Problem(), implementation(name), OPTIONS[options])
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_head_size_and_group_equals_fp64(name: str, shape: str, dtype: torch.dtype):
+    check(Problem(shape=SHAPES[shape], dtype=dtype), implementation(name), OPTIONS["wide window"])
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("options", ["plain", "window"])
+def test_nothing_that_the_sequences_did_not_write_is_read(name: str, options: str):
+    check(Problem(poison=float("nan")), implementation(name), OPTIONS[options])
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("options", ["plain", "wide window"])
+def test_a_prompt_in_chunks_has_the_bits_of_the_whole(name: str, options: str):
+    problem, attention = Problem(lengths=[150], dtype=torch.bfloat16), implementation(name)
+    whole = problem.attend(attention, OPTIONS[options], [(0, 150)])
+    spans = [(0, 7), (7, 64), (71, 1), (72, 78)]
+    chunks = [problem.attend(attention, OPTIONS[options], [span]) for span in spans]
+    assert torch.equal(torch.cat(chunks), whole)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_sequence_has_the_same_bits_in_every_batch_and_with_every_number_of_threads(name: str):
+    together, alone = Problem(lengths=[90, 20, 40]), Problem(lengths=[90])
+    attention, threads = implementation(name), torch.get_num_threads()
+    whole = together.attend(attention, OPTIONS["plain"], [(0, 90), (0, 20), (0, 40)])
+    alone.sequences[0] = together.sequences[0]
+    try:
+        torch.set_num_threads(1)
+        found = alone.attend(attention, OPTIONS["plain"], [(0, 90)])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found, whole[:90])
+
+
+def test_what_the_kernels_cannot_read_is_computed_by_pytorch():
+    problem = Problem(dtype=torch.float16, lengths=[9])
+    native, plain = implementation("plain"), TorchAttention()
+    expected = problem.attend(plain, OPTIONS["plain"], [(0, 9)])
+    assert torch.equal(problem.attend(native, OPTIONS["plain"], [(0, 9)]), expected)

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from kernels.lora.segments import build_segments
 
@@ -28,3 +29,11 @@ def test_tiles_cover_every_token_once_and_respect_their_height(height: int):
     covered = [(row, tile.slot) for tile in segments.tiles for row in segments.rows(tile).tolist()]
     assert sorted(covered) == [(row, slot) for row, slot in enumerate(slots) if slot is not None]
     assert all(tile.length <= height for tile in segments.tiles)
+
+
+def test_the_tiles_of_chosen_rows_name_their_places_among_them():
+    segments = build_segments([None, 2, 2, 5, None, 5])
+    chosen = segments.of_rows(torch.tensor([5, 0, 1, 3]))
+    assert chosen.num_tokens == 4
+    assert [(tile.slot, chosen.rows(tile).tolist()) for tile in chosen.tiles] == [(2, [2]), (5, [0, 3])]
+    assert [tile.first_row for tile in chosen.tiles] == [2, None]

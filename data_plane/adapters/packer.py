@@ -1,0 +1,59 @@
+"""Packer: an adapter from tensors and options, checked against one base model and packed for its pool.
+
+Where the tensors come from (files, a training loop, nowhere) is the caller's business. Immutable;
+used by loader threads, several at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_plane.adapters.base_weights import BaseWeights
+from data_plane.adapters.layout import AdapterLayout
+from data_plane.adapters.matching import match_tensors
+from data_plane.adapters.packing import PackedLora, pack, pack_zeros
+from data_plane.adapters.peft_config import PeftConfig
+from data_plane.errors import AdapterRefused
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPacker:
+    """Makes `PackedLora` for one base model and one pool."""
+
+    layout: AdapterLayout
+    base: BaseWeights
+    max_rank: int
+    max_side_bytes: int  # of one adapter, beside its rank rows
+    dtype: torch.dtype
+
+    def pack(self, tensors: Mapping[str, Tensor], config: PeftConfig) -> PackedLora:
+        """Tensors by the names PEFT gives them, packed; raise AdapterRefused unless all of them apply."""
+        self._refuse_ranks(config)
+        packed = pack(
+            match_tensors(tensors, config, self.layout, self.base), self.layout, self.base, self.dtype
+        )
+        if packed.side_bytes > self.max_side_bytes:
+            raise AdapterRefused(
+                f"its embedding, output head, DoRA scales and biases take {packed.side_bytes} bytes, "
+                f"above the {self.max_side_bytes} that lora_side_bytes gives each slot"
+            )
+        return packed
+
+    def dummy(self, rank: int) -> PackedLora:
+        """An adapter of zeros on every projection, for warm-up: it costs what a real one costs."""
+        if not 1 <= rank <= self.max_rank:
+            raise AdapterRefused(f"rank {rank} is not between 1 and max_lora_rank {self.max_rank}")
+        return pack_zeros(self.layout, rank, self.dtype)
+
+    def max_file_bytes(self) -> int:
+        """Every module changed, in 8-byte floats: every tensor is applied, so no file needs more."""
+        return self.layout.max_elements(self.max_rank) * 8
+
+    def _refuse_ranks(self, config: PeftConfig) -> None:
+        for name in (*self.layout.targets, *self.layout.ends):
+            if config.targets(name) and config.rank(name) > self.max_rank:
+                raise AdapterRefused(
+                    f"{name}: rank {config.rank(name)} is above max_lora_rank {self.max_rank}"
+                )

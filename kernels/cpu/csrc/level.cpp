@@ -1,0 +1,36 @@
+// One instruction set's version of all kernels; compiled once per level with -DLEVEL=name and its flags.
+#include "attention.h"
+#include "lora.h"
+#include "pointwise.h"
+
+namespace {
+
+void lora(const LoraCall& call, const LoraUnit& unit, float* scratch) {
+  if (call.x_dtype == FLOAT32)
+    call.pool_dtype == FLOAT32 ? lora_unit<float, float>(call, unit, scratch)
+                               : lora_unit<float, bf16>(call, unit, scratch);
+  else
+    call.pool_dtype == FLOAT32 ? lora_unit<bf16, float>(call, unit, scratch)
+                               : lora_unit<bf16, bf16>(call, unit, scratch);
+}
+
+void write(const AttentionCall& call, int64_t token) {
+  call.dtype == FLOAT32 ? write_token<float>(call, token) : write_token<bf16>(call, token);
+}
+
+void attend(const AttentionCall& call, const AttentionUnit& unit, float* scratch) {
+  call.dtype == FLOAT32 ? attend_unit<float>(call, unit, scratch) : attend_unit<bf16>(call, unit, scratch);
+}
+
+void norm(const NormCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? norm_row<float>(call, row) : norm_row<bf16>(call, row);
+}
+
+void gate(const GateCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? gate_row<float>(call, row) : gate_row<bf16>(call, row);
+}
+
+}  // namespace
+
+extern const Level LEVEL;
+const Level LEVEL = {lora, write, attend, norm, gate};

@@ -1,0 +1,125 @@
+// The two products that everything here is made of, on rows that may lie anywhere:
+//
+//   dots   out[i, j] = x_i · w_j                     LoRA's shrink, attention's scores
+//   mix    y_i += sum over j of h[i, j] w_j          LoRA's expand, attention's values
+//
+// Sums are in fp32 and their order depends on the lengths alone, never on how many rows are
+// computed together: a token's numbers are the same in every batch.
+#pragma once
+
+#include "lanes.h"
+
+namespace {
+
+const int TILE = 4;  // rows by rows in registers: 16 sums, 8 loads a step
+
+template <class X, class W>
+struct Dot {
+  static const int STEP = LANES;
+  static inline Lanes add(const X* x, const W* w, Lanes sum) { return load(x) * load(w) + sum; }
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct Dot<bf16, bf16> {
+  static const int STEP = 2 * LANES;
+  static inline Lanes add(const bf16* x, const bf16* w, Lanes sum) {
+    return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(x),
+                                   (__m512bh)_mm512_loadu_si512(w));
+  }
+};
+#endif
+
+template <int NX, int NW, class X, class W>
+inline void dots_tile(const X* const* x, const W* const* w, int64_t length, float* out, int64_t out_stride) {
+  Lanes sums[NX][TILE] = {};
+  int64_t c = 0;
+  for (; c + Dot<X, W>::STEP <= length; c += Dot<X, W>::STEP)
+    for (int i = 0; i < NX; i++)
+      for (int j = 0; j < NW; j++) sums[i][j] = Dot<X, W>::add(x[i] + c, w[j] + c, sums[i][j]);
+  for (int i = 0; i < NX; i++) {
+    float totals[TILE];
+    sum4(sums[i], totals);
+    for (int j = 0; j < NW; j++) {
+      float total = totals[j];
+      for (int64_t d = c; d < length; d++) total += load_one(x[i] + d) * load_one(w[j] + d);
+      out[i * out_stride + j] = total;
+    }
+  }
+}
+
+template <int NX, class X, class W>
+inline void dots_rows(const X* const* x, const W* const* w, int64_t num_w, int64_t length, float* out,
+                      int64_t out_stride) {
+  switch (num_w) {
+    case 1: return dots_tile<NX, 1>(x, w, length, out, out_stride);
+    case 2: return dots_tile<NX, 2>(x, w, length, out, out_stride);
+    case 3: return dots_tile<NX, 3>(x, w, length, out, out_stride);
+    default: return dots_tile<NX, 4>(x, w, length, out, out_stride);
+  }
+}
+
+// x [num_x] rows, w [num_w] rows, all of `length` numbers → out[i * out_stride + j]
+template <class X, class W>
+void dots(const X* const* x, int64_t num_x, const W* const* w, int64_t num_w, int64_t length, float* out,
+          int64_t out_stride) {
+  for (int64_t j = 0; j < num_w; j += TILE) {
+    const int64_t nw = num_w - j < TILE ? num_w - j : TILE;
+    for (int64_t i = 0; i < num_x; i += TILE) {
+      float* to = out + i * out_stride + j;
+      switch (num_x - i) {
+        case 1: dots_rows<1>(x + i, w + j, nw, length, to, out_stride); break;
+        case 2: dots_rows<2>(x + i, w + j, nw, length, to, out_stride); break;
+        case 3: dots_rows<3>(x + i, w + j, nw, length, to, out_stride); break;
+        default: dots_rows<4>(x + i, w + j, nw, length, to, out_stride);
+      }
+    }
+  }
+}
+
+template <int NY, int NV, class Y, class W>
+inline void mix_columns(Y* const* y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
+                        int64_t column) {
+  Lanes sums[NY][NV];
+  for (int i = 0; i < NY; i++)
+    for (int v = 0; v < NV; v++) sums[i][v] = load(y[i] + column + v * LANES);
+  for (int64_t j = 0; j < num_w; j++)
+    for (int v = 0; v < NV; v++) {
+      const Lanes row = load(w[j] + column + v * LANES);
+      for (int i = 0; i < NY; i++) sums[i][v] = row * h[i * h_stride + j] + sums[i][v];
+    }
+  for (int i = 0; i < NY; i++)
+    for (int v = 0; v < NV; v++) store(y[i] + column + v * LANES, sums[i][v]);
+}
+
+template <int NY, class Y, class W>
+inline void mix_rows(Y* const* y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
+                     int64_t length) {
+  // One row alone waits for its own sums: more columns at once keep the units busy.
+  const int NV = NY == 1 ? 8 : 4;
+  int64_t c = 0;
+  for (; c + NV * LANES <= length; c += NV * LANES) mix_columns<NY, NV>(y, h, h_stride, w, num_w, c);
+  for (; c + LANES <= length; c += LANES) mix_columns<NY, 1>(y, h, h_stride, w, num_w, c);
+  for (; c < length; c++)
+    for (int i = 0; i < NY; i++) {
+      float sum = load_one(y[i] + c);
+      for (int64_t j = 0; j < num_w; j++) sum += load_one(w[j] + c) * h[i * h_stride + j];
+      store_one(y[i] + c, sum);
+    }
+}
+
+// y [num_y] rows and w [num_w] rows, all of `length` numbers; h[i * h_stride + j]
+template <class Y, class W>
+void mix(Y* const* y, int64_t num_y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
+         int64_t length) {
+  for (int64_t i = 0; i < num_y; i += TILE) {
+    switch (num_y - i) {
+      case 1: mix_rows<1>(y + i, h + i * h_stride, h_stride, w, num_w, length); break;
+      case 2: mix_rows<2>(y + i, h + i * h_stride, h_stride, w, num_w, length); break;
+      case 3: mix_rows<3>(y + i, h + i * h_stride, h_stride, w, num_w, length); break;
+      default: mix_rows<4>(y + i, h + i * h_stride, h_stride, w, num_w, length);
+    }
+  }
+}
+
+}  // namespace

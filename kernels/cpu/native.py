@@ -1,0 +1,63 @@
+"""The C++ kernels, loaded: one library, one level of it, called with structs of addresses.
+
+Knows nothing of models or pools: the wrappers `native_lora` and `native_attention` check shapes
+and dtypes and keep what they point to alive. ctypes lets go of the GIL during a call.
+"""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kernels.cpu.calls import AttentionCall, GateCall, LoraCall, NormCall
+from kernels.cpu.toolchain import BuildFailed, built_library, levels
+
+# As dispatch.cpp counts them.
+LEVELS = ("plain", "avx2", "avx512", "avx512_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class NativeKernels:
+    """Every kernel at one level."""
+
+    library: ctypes.CDLL
+    level: str
+
+    def lora(self, call: LoraCall) -> None:
+        """Add LoRA to `out`."""
+        self.library.lora(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
+
+    def attention(self, call: AttentionCall) -> None:
+        """Write K and V, then attend."""
+        self.library.attention(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
+
+    def norm(self, call: NormCall) -> None:
+        """Normalise rows."""
+        self.library.norm(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
+
+    def gate(self, call: GateCall) -> None:
+        """Multiply rows by their gates."""
+        self.library.gate(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
+
+
+def load_kernels(
+    cache: Path, *, level: str | None = None, report: Callable[[str], None] = lambda line: None
+) -> NativeKernels:
+    """Build if need be, load, and choose the machine's best level or the one named; raise BuildFailed."""
+    path = built_library(cache, report=report)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildFailed(f"{path}: {error}") from error
+    library.best_level.restype = ctypes.c_int64
+    for name in ("lora", "attention", "norm", "gate"):
+        function = getattr(library, name)
+        function.argtypes, function.restype = (ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p), None
+    best = int(library.best_level())
+    if level is None:
+        return NativeKernels(library, LEVELS[best])
+    if level not in levels() or LEVELS.index(level) > best:
+        raise BuildFailed(f"level: {level} is above this machine's, {LEVELS[best]}")
+    return NativeKernels(library, level)

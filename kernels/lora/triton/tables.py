@@ -1,0 +1,64 @@
+"""Slots on the device: page lists and true ranks of every slot, as the kernels read them.
+
+    pages  [num_slots, max_pages]                int32, for all modules
+    ranks  [num_modules, num_slots, slices_pad]  int32; 0 past a module's slices
+
+Follows the host's `SlotTable`: `refresh` copies what was bound anew, before a step that uses it.
+The tensors never move, so a captured graph keeps reading the present bindings.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.lora.pool import PAGE_ROWS, LoraModule, SlotRows
+from kernels.lora.triton.errors import LaunchRefused
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """What one module's launches read."""
+
+    pages: Tensor  # [num_slots, max_pages]
+    ranks: Tensor  # [num_slots, slices_pad]
+
+
+class DeviceTable:
+    """The device's copy of one `SlotTable`."""
+
+    def __init__(self, modules: Sequence[LoraModule], max_rank: int) -> None:
+        device, self._slots = modules[0].a.device, modules[0].slots
+        num_slots = len(self._slots.rows)
+        max_pages = -(-max_rank // PAGE_ROWS)
+        # Lists of 16 bytes, whatever the number of slices: one compilation serves all alignments.
+        slices_pad = 4 * -(-max(module.num_slices for module in modules) // 4)
+        self._pages = torch.zeros(num_slots, 4 * -(-max_pages // 4), dtype=torch.int32, device=device)
+        self._ranks = torch.zeros(len(modules), num_slots, slices_pad, dtype=torch.int32, device=device)
+        self._copied: list[SlotRows | None] = [None] * num_slots
+
+    def view(self, module: int) -> TableView:
+        """The share of module `module`."""
+        return TableView(self._pages, self._ranks[module])
+
+    def refresh(self, slots: Iterable[int]) -> None:
+        """Copy these slots' bindings where they changed."""
+        for slot in slots:
+            bound = self._slots.rows[slot]
+            if bound is not self._copied[slot]:
+                self._copy(slot, bound)
+                self._copied[slot] = bound
+
+    def _copy(self, slot: int, bound: SlotRows | None) -> None:
+        if bound is None:
+            self._ranks[:, slot].zero_()
+            return
+        if len(bound.pages) > self._pages.shape[1]:
+            raise LaunchRefused(
+                "pages", len(bound.pages), f"are more than the {self._pages.shape[1]} of a slot"
+            )
+        width = self._ranks.shape[2]
+        padded = [(*ranks, *(0 for _ in range(width - len(ranks)))) for ranks in bound.ranks]
+        self._pages[slot, : len(bound.pages)] = torch.tensor(bound.pages, dtype=torch.int32)
+        self._ranks[:, slot] = torch.tensor(padded, dtype=torch.int32).to(self._ranks.device)

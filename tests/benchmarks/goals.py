@@ -1,0 +1,99 @@
+"""The goal of every figure, in one table; how figures are printed, judged and kept.
+
+Figures of every benchmark share build/bench.json: one that was not measured this time stays.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+BUILD_DIR = Path(__file__).parents[2] / "build"
+OUTPUT = BUILD_DIR / "bench.json"
+
+
+class Bound(Enum):
+    """On which side of the goal a figure must be."""
+
+    AT_LEAST = "≥"
+    AT_MOST = "≤"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure says and must reach."""
+
+    meaning: str
+    bound: Bound | None = None  # None: only printed
+    value: float = 0.0
+
+    def reached(self, figure: float) -> bool:
+        """Whether the figure is on the right side; NaN never is."""
+        match self.bound:
+            case Bound.AT_LEAST:
+                return figure >= self.value
+            case Bound.AT_MOST:
+                return figure <= self.value
+            case None:
+                return True
+
+
+def at_least(value: float, meaning: str) -> Goal:
+    """A figure that must not be smaller."""
+    return Goal(meaning, Bound.AT_LEAST, value)
+
+
+def at_most(value: float, meaning: str) -> Goal:
+    """A figure that must not be larger."""
+    return Goal(meaning, Bound.AT_MOST, value)
+
+
+GOALS: Mapping[str, Goal] = {
+    # make bench-smoke
+    "stack_vs_engine": at_least(0.9, "tokens/s: whole stack / engine in process"),
+    "stack_lora_vs_base": Goal("tokens/s: whole stack with three adapters + base / base only"),
+    "stack_vs_hf": at_least(1.0, "tokens/s: whole stack with adapters / transformers without"),
+    "stack_vs_peft": at_least(3.0, "tokens/s: whole stack / PEFT, three adapters + base"),
+    # python -m tests.benchmarks.control_plane
+    "admission_ratio": at_least(0.4, "calls/s: authenticate, resolve, reserve, route / an empty RPC"),
+    "relay_ratio": at_least(0.4, "messages/s: through the relay / a bare stream"),
+    "registry_flat_ratio": at_least(0.9, "operations/s: 100,000 adapters / 10"),
+    "affinity_load_ratio": at_most(0.3, "loads on a Zipf trace: residency-aware / least-loaded routing"),
+    "converge_s": at_most(2.0, "s from the end of a killed leader's lease to its successor's command"),
+    # make bench
+    "pool_efficiency": at_least(0.95, "bytes needed / allocated, ranks 8, 16, 32, 64 in one rank pool"),
+    "pool_padded_efficiency": Goal("the same, every adapter padded to rank 64"),
+    "pool_residents_vs_padded": Goal("residents per GiB: pages / slots padded to rank 64"),
+    "starvation_wait_ratio": at_most(2.0, "worst wait / that of an ideal round robin, 64 adapters, 4 slots"),
+    "flood_victim_share": at_least(0.9, "service of a flooded tenant / its fair share"),
+    "cold_load_itl_p99_ratio": at_most(1.15, "p99 between tokens of 15 streams: a cold load / quiet"),
+    "warm_request_itl_p99_ratio": Goal("the same when the rank-64 adapter is in its slot already"),
+    "cold_ttft_ratio": at_most(1.2, "first token of a cold adapter / (source + warm first token)"),
+    "reload_itl_p99_ratio": at_most(1.25, "p99 between tokens: a reload every 200 ms / quiet"),
+    "reload_failed_requests": at_most(0, "requests that failed during those reloads"),
+    "prefix_hit_ttft_ratio": at_most(0.25, "first token of a 512-token prompt: cached / not"),
+    "adapters_2000_vs_5": at_least(0.9, "tokens/s: 2,000 adapters under Zipf traffic / 5"),
+}
+
+
+def report(figures: Mapping[str, float]) -> int:
+    """Print the table, keep the figures; the exit code: 1 when a goal is missed."""
+    print("\nfigure")
+    for key, figure in figures.items():
+        goal = GOALS[key]
+        wanted = f"{goal.bound.value} {goal.value:g}" if goal.bound else ""
+        verdict = "" if goal.reached(figure) else "MISSED"
+        print(f"  {key:<26} {figure:7.3f}  {wanted:<7} {verdict:<7} {goal.meaning}")
+    keep(figures, OUTPUT)
+    missed = [f"{key} {figures[key]:.3f}" for key in figures if not GOALS[key].reached(figures[key])]
+    if missed:
+        print(f"missed: {', '.join(missed)}")
+    return 1 if missed else 0
+
+
+def keep(figures: Mapping[str, float], path: Path) -> None:
+    """Merge figures into the file."""
+    path.parent.mkdir(exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | dict(figures), indent=2, sort_keys=True) + "\n")

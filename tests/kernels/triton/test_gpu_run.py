@@ -1,0 +1,86 @@
+"""What of `make gpu` can be tried without a GPU: all but the clock and the capture of graphs."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels.lora.triton.configs import load_table
+from tests.kernels import gpu
+from tests.kernels.triton import step_time
+from tests.kernels.triton.cases import BOUND
+from tests.kernels.triton.roofline import Model, Projection
+from tests.kernels.triton.tuner import Sample
+
+TINY = Model("tiny", 2, (Projection("qkv", 64, (32, 16, 16)), Projection("o", 64, (64,))))
+
+
+class EagerGraph:
+    """Runs again what a graph would replay; `replays` counts."""
+
+    replays = 0
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        work()
+
+    def replay(self) -> None:
+        EagerGraph.replays += 1
+        self._work()
+
+
+@pytest.fixture
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(graph: EagerGraph, num_replays: int, flush: object = None) -> float:
+        graph.replay()
+        return 1.0
+
+    monkeypatch.setattr(step_time, "capture", EagerGraph)
+    monkeypatch.setattr(step_time, "replay_seconds", seconds)
+
+
+@pytest.mark.usefixtures("_eager")
+def test_a_graph_replayed_for_other_adapters_computes_theirs():
+    before = EagerGraph.replays
+    assert gpu.replayed_graph("cpu") < BOUND
+    assert EagerGraph.replays == before + 4
+
+
+@pytest.mark.usefixtures("_eager")
+def test_a_step_runs_every_projection_with_its_adapters_and_without():
+    step = step_time.Step(TINY, num_layers=2, num_tokens=5, num_slots=3, rank=8, device="cpu")
+    step.seconds(None)
+    base = [layer.y.clone() for layer in step._layers]
+    step.seconds(3)
+    assert len(base) == 4
+    assert not any(torch.equal(layer.y, y) for layer, y in zip(step._layers, base, strict=True))
+
+
+@pytest.mark.usefixtures("_eager")
+@pytest.mark.parametrize("kernel", ["shrink", "expand"])
+def test_the_tuner_times_one_launch_of_a_sample(kernel: str):
+    timer = step_time.LaunchTimer("cpu")
+    assert timer(Sample(kernel, 64, (32, 16), 8, num_tokens=6, num_adapters=2), load_table()) == 1.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert gpu.main(["--out", str(tmp_path / "out")]) == 2
+    assert "no GPU" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_correctness_stops_at_its_deadline_and_reports_what_it_did():
+    found = gpu.correctness("cpu", time.monotonic() + 0.5)
+    assert 0 < len(found) < 20
+    assert all(case["error"] < BOUND for case in found)
+
+
+def test_it_plots_what_was_timed_or_that_nothing_was():
+    steps = [
+        {"model": "Llama-3-8B", "rank": 16, "num_adapters": n, "ratio": 1.2, "limit": 1.1} for n in (1, 4)
+    ]
+    assert gpu.plot(steps).count("<polyline") == 2
+    assert "no step was timed" in gpu.plot([])
