@@ -202,7 +202,7 @@ class WorkerSettings(EngineConfig):
         default=False, description="refuse whoever shows no certificate of tls_ca_file (mutual TLS)"
     )
     allow_insecure: bool = Field(default=False, description="talk beyond this machine without TLS")
-    log_level: str = Field(default="info", description="debug, info, warning or error")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

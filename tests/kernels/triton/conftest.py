@@ -5,6 +5,9 @@ What must be compiled (budgets, dry run) is tested in processes of its own.
 """
 
 import importlib
+from pathlib import Path
+
+import pytest
 
 from tests.kernels.triton import interpreter
 
@@ -14,3 +17,10 @@ from kernels.lora.triton import expand, shrink  # noqa: E402 (after the interpre
 
 for module in (expand, shrink):
     importlib.reload(module)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The proof of the GPU kernels takes a minute: `make kernels` and `make test` run it, `make check` not."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.proof)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data_plane.__main__ import preload, serve
 from data_plane.api.tls import Tls
 from data_plane.config import WorkerSettings
 from data_plane.engine.assemble import build_engine
 from data_plane.engine.thread import EngineThread
 from data_plane.errors import AdapterRefused
+from data_plane.worker import Worker, preload
 from tests.data_plane.world import World, tiny_config
 
 
@@ -31,7 +31,7 @@ async def test_a_worker_whose_engine_dies_ends_with_a_failure(world: World):
 
     engine.step = bug  # type: ignore[method-assign]
     async with asyncio.timeout(20):
-        assert await serve(settings, world.runtime, engine, key="", tls=Tls()) == 1
+        assert await Worker(settings, world.runtime, engine, key="", tls=Tls()).run() == 1
 
 
 async def test_adapters_named_at_start_are_loaded_before_the_worker_is_ready(world: World):
