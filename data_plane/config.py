@@ -78,6 +78,12 @@ class EngineConfig(RemoteConfig):
     lora_dtype: DType = Field(default="auto", description="of adapter weights; auto: the base's")
     max_cpu_loras: int = Field(default=0, ge=0, description="adapters in the CPU cache; 0: as max_loras")
     cpu_cache_bytes: int = Field(default=1 << 30, ge=1, description="bytes of the CPU cache")
+    rank_pool_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="bytes of the rank pool; 0: every slot at max_lora_rank, and one more for reloads. With "
+        "fewer, many slots of small ranks share the room of a few large ones",
+    )
     lora_side_bytes: int = Field(
         default=1 << 30,
         ge=0,

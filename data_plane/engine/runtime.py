@@ -21,6 +21,7 @@ from data_plane.engine.cpu_kernels import choose_kernels
 from data_plane.engine.remotes import build_remotes
 from data_plane.engine.runner import ModelRunner
 from data_plane.engine.sampler import Sampler
+from data_plane.errors import InvalidRequest
 from data_plane.kv_cache.pool import KvPool, num_blocks_for
 from data_plane.models.base_model import BaseModel
 from data_plane.models.build import (
@@ -143,10 +144,26 @@ def _landed(reader: PeftReader, disk_cache_dir: Path | None) -> PeftReader | Non
 
 
 def _rank_pool(config: EngineConfig, layout: AdapterLayout, dtype: torch.dtype) -> TorchRankPool:
-    """Pages for every slot at the largest rank, and for one more adapter: reloads are staged in it."""
-    num_slots = config.max_loras if config.enable_lora else 0
-    num_pages = (num_slots + 1) * pages_for(config.max_lora_rank) if config.enable_lora else 0
-    return TorchRankPool(layout, num_slots=num_slots, num_pages=num_pages, dtype=dtype)
+    if not config.enable_lora:
+        return TorchRankPool(layout, num_slots=0, num_pages=0, dtype=dtype)
+    num_pages = _num_pages(config, layout.page_bytes(dtype.itemsize))
+    return TorchRankPool(layout, num_slots=config.max_loras, num_pages=num_pages, dtype=dtype)
+
+
+def _num_pages(config: EngineConfig, page_bytes: int) -> int:
+    """Pages for every slot at the largest rank and one more, in which reloads are staged; or as bounded."""
+    largest = pages_for(config.max_lora_rank)
+    if config.rank_pool_bytes == 0:
+        return (config.max_loras + 1) * largest
+    num_pages = config.rank_pool_bytes // page_bytes
+    if num_pages < 2 * largest:
+        raise InvalidRequest(
+            "rank_pool_bytes",
+            config.rank_pool_bytes,
+            f"must be at least {2 * largest * page_bytes}: one adapter of rank {config.max_lora_rank}, and "
+            "room to stage a reload of it",
+        )
+    return num_pages
 
 
 def _dtype(name: DType) -> torch.dtype | None:

@@ -17,6 +17,22 @@ def test_the_pool_has_pages_for_every_slot_and_one_staged_adapter(world: World):
     )
 
 
+def test_a_bounded_pool_holds_more_small_adapters_than_slots_of_the_largest_rank(world: World):
+    page_bytes = world.runtime.rank_pool.page_bytes
+    config = tiny_config(
+        world.base, world.root, max_loras=16, max_lora_rank=64, rank_pool_bytes=16 * page_bytes + 1
+    )
+    pool = build_runtime(config).rank_pool
+    # 16 pages: 16 adapters of rank 8, where slots of rank 64 would be two.
+    assert (pool.num_pages, len(pool.slots.rows)) == (16, 16)
+
+
+def test_a_pool_without_room_to_stage_a_reload_is_refused_with_the_least_bytes(world: World):
+    page_bytes = world.runtime.rank_pool.page_bytes
+    with pytest.raises(InvalidRequest, match=rf"rank_pool_bytes: .* must be at least {4 * page_bytes}"):
+        build_runtime(tiny_config(world.base, world.root, rank_pool_bytes=4 * page_bytes - 1))
+
+
 def test_the_kv_cache_fills_its_bytes(world: World):
     block_bytes = 2 * 2 * 2 * 16 * 4 * 4  # layers, K and V, heads, head size, tokens, bytes
     assert world.runtime.num_blocks == (1 << 20) // block_bytes
