@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.integration.stack import ROOT
-from tests.oracle import MODEL_DIR
 
 pytestmark = pytest.mark.processes
 LORAPLANE = (sys.executable, "-m", "control_plane.cli")
@@ -83,26 +82,13 @@ def test_the_admin_key_is_nobody_elses_to_read(loraplane, tiny, tmp_path):
         assert (tmp_path / "state" / name).stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.model
-def test_the_readmes_lines_work_as_they_stand(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    shell, python = re.search(
-        r"## Register an adapter.*?```\n(.*?)```.*?```python\n(.*?)```", text, flags=re.DOTALL
-    ).groups()
-    endpoint = free_endpoint()
-    shell = shell.replace("loraplane up ", f"loraplane up --endpoint {endpoint} ")
-    before, _, after = shell.partition("loraplane down")
-    assert after == "\n"
-    # A checkout as the reader has one, but with its own state.
+@pytest.fixture
+def reader(tmp_path):
+    """Runs commands as the README's reader would: in a checkout, but with a state of its own."""
     for name in ("build", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
-    assert MODEL_DIR.is_dir()
-    script = python.replace("127.0.0.1:8470", endpoint)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     environment.pop("LORAPLANE_STATE_DIR", None)
 
     def run(*command: str) -> str:
@@ -112,10 +98,33 @@ def test_the_readmes_lines_work_as_they_stand(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    return run
+
+
+def readme_blocks() -> tuple[str, str, str]:
+    """The shell lines, the client and the engine in process."""
+    section = (ROOT / "README.md").read_text().partition("## Register an adapter")[2]
+    shell, client, local = re.findall(r"```(?:python)?\n(.*?)```", section, flags=re.DOTALL)[:3]
+    return shell, client, local
+
+
+@pytest.mark.model
+def test_the_readmes_lines_and_its_client_work_as_they_stand(reader):
+    shell, client, _ = readme_blocks()
+    endpoint = free_endpoint()
+    lines, _, after = shell.replace("loraplane up ", f"loraplane up --endpoint {endpoint} ").partition(
+        "loraplane down"
+    )
+    assert after == "\n"
     try:
-        assert "CAPTAIN" not in run("bash", "-euc", before.replace("loraplane adapter publish", "true"))
-        printed = run(sys.executable, "-c", script)
-        assert len(printed.strip()) > 20
-        assert "worker-0" in run("loraplane", "worker", "list")
+        printed = reader("bash", "-euc", lines.replace("loraplane adapter publish", "true"))
+        assert "worker-0" in printed
+        assert len(reader(sys.executable, "-c", client.replace("127.0.0.1:8470", endpoint)).strip()) > 20
     finally:
-        run("loraplane", "down")
+        reader("loraplane", "down")
+
+
+@pytest.mark.model
+def test_the_readmes_engine_in_process_works_as_it_stands(reader):
+    _, _, local = readme_blocks()
+    assert len(reader(sys.executable, "-c", local).strip()) > 20
