@@ -6,8 +6,9 @@ BIN := .venv/bin
 MODEL := build/models/smollm2-135m-instruct
 PROTOS := $(wildcard protos/*/v1/*.proto)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Threads that spin while they wait take the cores from the other processes of the demo.
+# OpenMP's threads spin for some microseconds, then sleep: data_plane/openmp.py says why.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 20000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 

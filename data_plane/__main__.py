@@ -3,6 +3,7 @@
 import data_plane.openmp  # isort: skip  # noqa: F401 - before anything imports torch
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
@@ -12,8 +13,7 @@ from data_plane import logs
 from data_plane.api.tls import Tls
 from data_plane.config import WorkerSettings
 from data_plane.engine.assemble import build_engine
-from data_plane.engine.engine import Engine
-from data_plane.engine.runtime import Runtime, build_runtime
+from data_plane.engine.runtime import build_runtime
 from data_plane.engine.start_report import log_start
 from data_plane.errors import WorkerError
 from data_plane.worker import Worker
@@ -26,17 +26,20 @@ def main() -> int:
         logs.configure(settings.log_level)
         key = _read_key(settings.worker_key_file)
         tls = _read_tls(settings)
-        runtime = build_runtime(settings)
+        # One thread loads the model and steps: OpenMP keeps a team for every thread that ever computed in
+        # parallel, and with more threads than cores its teams sleep at once (data_plane/openmp.py).
+        executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        runtime = executor.submit(build_runtime, settings).result()
         engine = build_engine(runtime, settings)
         log_start(settings, runtime)
-        return uvloop.run(_serve(settings, runtime, engine, key, tls))
+
+        async def serve() -> int:
+            return await Worker(settings, runtime, engine, key=key, tls=tls, executor=executor).run()
+
+        return uvloop.run(serve())
     except (ValidationError, WorkerError, OSError) as error:
         print(f"worker does not start: {error}", file=sys.stderr)
         return 2
-
-
-async def _serve(settings: WorkerSettings, runtime: Runtime, engine: Engine, key: str, tls: Tls) -> int:
-    return await Worker(settings, runtime, engine, key=key, tls=tls).run()
 
 
 def _read_key(path: Path | None) -> str:

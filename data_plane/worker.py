@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import structlog
@@ -62,7 +63,14 @@ class Worker:
     """One worker process's parts, and how they start and end together."""
 
     def __init__(
-        self, settings: WorkerSettings, runtime: Runtime, engine: Engine, *, key: str, tls: Tls
+        self,
+        settings: WorkerSettings,
+        runtime: Runtime,
+        engine: Engine,
+        *,
+        key: str,
+        tls: Tls,
+        executor: ThreadPoolExecutor | None = None,
     ) -> None:
         self._settings = settings
         self._runtime = runtime
@@ -75,6 +83,7 @@ class Worker:
             engine,
             Post(self._loop),
             on_death=lambda: self._loop.call_soon_threadsafe(self._die),
+            executor=executor,
         )
         self._grants = GrantVerifier(settings.worker_id)
         self._health = Health()

@@ -48,7 +48,9 @@ class LoadQueue(Protocol[T]):
 class ThreadLoadQueue(Generic[T]):
     """A LoadQueue on daemon threads, started by the first job."""
 
-    def __init__(self, num_threads: int, *, name: str) -> None:
+    def __init__(self, num_threads: int, *, name: str, prepare: Callable[[], object] = lambda: None) -> None:
+        """`prepare` is called first on each thread."""
+        self._prepare = prepare
         self._num_threads = num_threads
         self._name = name
         self._threads: list[Thread] = []
@@ -103,6 +105,7 @@ class ThreadLoadQueue(Generic[T]):
             thread.start()
 
     def _run(self) -> None:
+        self._prepare()
         while (job := self._next()) is not None:
             key, work = job
             try:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from data_plane.adapters.cpu_cache import CpuCache
 from data_plane.adapters.disk_cache import DiskCache
 from data_plane.adapters.lifecycle import AdapterManager
@@ -96,8 +98,14 @@ class LoadQueues:
 def load_threads(num_threads: int) -> LoadQueues:
     """Queues on threads. Copies have one of their own, so that a slow source never delays them."""
     return LoadQueues(
-        ThreadLoadQueue(num_threads, name="adapter-read"), ThreadLoadQueue(1, name="adapter-copy")
+        ThreadLoadQueue(num_threads, name="adapter-read", prepare=_compute_alone),
+        ThreadLoadQueue(1, name="adapter-copy", prepare=_compute_alone),
     )
+
+
+def _compute_alone() -> None:
+    """This thread computes without helpers: a team of its own would put the step loop's to sleep."""
+    torch.set_num_threads(1)
 
 
 def build_engine(

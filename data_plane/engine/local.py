@@ -10,6 +10,7 @@ methods may be called from any thread, and block until what they asked for is do
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -86,10 +87,14 @@ class LocalEngine:
     """A model, its adapters and the engine that serves them."""
 
     def __init__(self, config: EngineConfig, *, runtime: Runtime | None = None) -> None:
-        self._runtime = runtime or build_runtime(config)
+        # One thread loads the model and steps it; data_plane/openmp.py says why.
+        executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._runtime = runtime or executor.submit(build_runtime, config).result()
         # Enough to keep every step full, few enough that a million prompts do not wait in memory.
         self._window = min(config.max_waiting_requests, 2 * config.max_num_seqs)
-        self._thread: EngineThread[_Pending] = EngineThread(build_engine(self._runtime, config), _deliver)
+        self._thread: EngineThread[_Pending] = EngineThread(
+            build_engine(self._runtime, config), _deliver, executor=executor
+        )
         self._sources: dict[str, AdapterSource] = {}
         self._ids = count()
         self._thread.start()

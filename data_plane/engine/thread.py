@@ -9,9 +9,9 @@ fails what is left first, and of a death it tells `on_death`, since nobody can b
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Condition
 from typing import Generic, TypeVar
 
 import structlog
@@ -71,6 +71,7 @@ class EngineThread(Generic[SinkT]):
         *,
         clock: Callable[[], float] = time.monotonic,
         on_death: Callable[[], object] = lambda: None,
+        executor: ThreadPoolExecutor | None = None,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
@@ -85,12 +86,13 @@ class EngineThread(Generic[SinkT]):
         self._status_s = clock()
         self._status_version = engine.adapters_version
         self._status_callback: Callable[[], object] | None = None
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._running: Future[None] | None = None
         engine.on_loaded(self._wake)
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._running = self._executor.submit(self._run)
 
     def submit(self, request: GenerationRequest, sink: SinkT) -> None:
         """Hand a request over; every event of it, a refusal (Failed) included, goes to `sink`."""
@@ -127,8 +129,9 @@ class EngineThread(Generic[SinkT]):
         with self._wanted:
             self._stopping = True
             self._wanted.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._running is not None:
+            self._running.result()
+        self._executor.shutdown()
         self._engine.close()
 
     def _post(self, message: _Message[SinkT]) -> None:
