@@ -20,8 +20,8 @@ class Bound(Enum):
     AT_MOST = "≤"
 
 
-# A shared machine moves a timing by a third; what misses its goal by more than this is no noise.
-NOISE = 0.6
+# A busy machine moves a ratio of timings by a third and more; what misses its goal by this much is no noise.
+NOISE = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ DOCUMENT = Path("docs/kernels.md")
 
 
 def test_the_limits_are_those_of_the_facts():
-    # /work/shared/facts.md, computed apart: rank 16 on Llama-3-8B.
+    # Measured apart: rank 16 on Llama-3-8B.
     assert ratio(LLAMA_8B, Traffic(8, 8, 16)) == pytest.approx(1.05, abs=0.01)
     assert ratio(LLAMA_8B, Traffic(64, 64, 16)) == pytest.approx(1.41, abs=0.02)
 
