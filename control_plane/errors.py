@@ -11,8 +11,7 @@ ControlError
 ├── QuotaExceeded     a limit of the tenant is reached              → RESOURCE_EXHAUSTED (QuotaFailure)
 ├── SourceUnavailable a source could not be read this time          → UNAVAILABLE       (RetryInfo)
 ├── NoWorker          no worker can take the request now            → UNAVAILABLE       (RetryInfo)
-├── StoreUnavailable  Redis cannot be reached                       → UNAVAILABLE       (RetryInfo)
-└── Unsupported       the method is not served (yet)                → UNIMPLEMENTED
+└── StoreUnavailable  Redis cannot be reached                       → UNAVAILABLE       (RetryInfo)
 
 `control_plane.api.interceptors` turns them into gRPC status by table; nothing below knows gRPC.
 """
@@ -97,7 +96,3 @@ class NoWorker(Transient):
 
 class StoreUnavailable(Transient):
     """Redis cannot be reached."""
-
-
-class Unsupported(ControlError):
-    """The method or option is not served."""

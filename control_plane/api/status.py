@@ -32,7 +32,6 @@ CODES: dict[type[errors.ControlError], int] = {
     errors.SourceUnavailable: code_pb2.UNAVAILABLE,
     errors.NoWorker: code_pb2.UNAVAILABLE,
     errors.StoreUnavailable: code_pb2.UNAVAILABLE,
-    errors.Unsupported: code_pb2.UNIMPLEMENTED,
 }
 
 

@@ -22,7 +22,6 @@ EXAMPLES = [
     (errors.SourceUnavailable("s3 is away", 3.0), "UNAVAILABLE", "RetryInfo"),
     (errors.NoWorker("none"), "UNAVAILABLE", "RetryInfo"),
     (errors.StoreUnavailable("redis is away"), "UNAVAILABLE", "RetryInfo"),
-    (errors.Unsupported("not yet"), "UNIMPLEMENTED", ""),
 ]
 
 
