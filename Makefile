@@ -69,7 +69,7 @@ gpu: ## on a machine with a GPU: correctness, step times and the tuner, under ei
 bench-smoke: model ## throughput ratios through the whole stack, under three minutes
 	@$(BIN)/python -m tests.benchmarks.smoke
 
-bench: model ## the engine's figures as ratios, with plots, in about ten minutes
+bench: model ## the engine's figures as ratios to its peers and to itself, with plots, under fifteen minutes
 	@$(BIN)/python -m tests.benchmarks
 
 define generate

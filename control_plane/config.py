@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from control_plane.lora_modules import LoraModule, parse_lora_modules
 from control_plane.quotas.types import Limits
 from control_plane.resolvers.settings import ResolverSettings
 
@@ -43,11 +44,29 @@ class ControlSettings(ResolverSettings):
         default=(), description="directories adapters may be read from, separated by colons"
     )
 
+    allow_adapter_changes: bool = Field(
+        default=False,
+        description="callers with an admin or tenant-admin key may register, publish, load, evict, … "
+        "adapters while this runs; off: only lora_modules and resolve_on_request add any",
+    )
+    resolve_on_request: bool = Field(
+        default=False,
+        description="a request for an unknown adapter of its own tenant has the resolvers look for it",
+    )
+    lora_modules: Annotated[tuple[LoraModule, ...], NoDecode] = Field(
+        default=(),
+        description="adapters registered at start: [tenant/]name=source, or JSON {name, path, "
+        "base_model_name}; repeatable, or a JSON list of them",
+    )
+
     num_holders: int = Field(default=1, ge=0, description="workers that are offered each adapter")
     worker_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent worker is lost after this")
     leader_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent leader is replaced after this")
     command_timeout_s: float = Field(default=60.0, gt=0, description="a worker's time to answer a command")
     grant_ttl_s: float = Field(default=30.0, gt=0, description="a worker must begin a request within this")
+    grant_key_life_s: float = Field(
+        default=86_400.0, gt=0, description="a key signs grants for so long, then the next one does"
+    )
     reservation_ttl_s: float = Field(default=60.0, gt=0, description="quota of a crashed request comes back")
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="running requests may end within this")
 
@@ -82,6 +101,10 @@ class ControlSettings(ResolverSettings):
         default="", description="name in the workers' certificates; default: the host of their address"
     )
     allow_insecure: bool = Field(default=False, description="listen beyond this machine without TLS")
+    metrics_listen: str = Field(
+        default="127.0.0.1:0",
+        description="host:port of /metrics for Prometheus, 0: any free port (it is logged); empty: none",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["console", "json"] = Field(default="console")
@@ -104,8 +127,18 @@ class ControlSettings(ResolverSettings):
     def _split_paths(cls, value: object) -> object:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
+    @field_validator("lora_modules", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        return parse_lora_modules(value)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.grant_key_life_s < 2 * self.worker_lease_ttl_s:
+            raise ValueError(
+                f"grant_key_life_s: {self.grant_key_life_s:g} must be at least twice worker_lease_ttl_s "
+                f"({self.worker_lease_ttl_s:g}): workers learn of a key before it signs"
+            )
         if bool(self.tls_cert_file) != bool(self.tls_key_file):
             raise ValueError(
                 f"tls_cert_file: {self.tls_cert_file} and tls_key_file: {self.tls_key_file} go together"
@@ -114,9 +147,11 @@ class ControlSettings(ResolverSettings):
             raise ValueError(
                 "tls_require_client_cert: True needs tls_cert_file, tls_key_file and tls_ca_file"
             )
-        if not (self.tls_cert_file or self.allow_insecure or is_loopback(self.listen)):
+        for field, address in (("listen", self.listen), ("metrics_listen", self.metrics_listen)):
+            if not address or self.tls_cert_file or self.allow_insecure or is_loopback(address):
+                continue
             raise ValueError(
-                f"listen: {self.listen!r} is reachable from other machines: give tls_cert_file and "
+                f"{field}: {address!r} is reachable from other machines: give tls_cert_file and "
                 "tls_key_file, or set allow_insecure"
             )
         return self

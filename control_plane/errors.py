@@ -5,6 +5,7 @@ ControlError
 ├── NotFound          no such adapter, revision, worker or tenant   → NOT_FOUND         (ResourceInfo)
 ├── NameTaken         the name exists with other content            → ALREADY_EXISTS    (ResourceInfo)
 ├── StaleRevision     `expected_revision` is not the current one    → ABORTED
+├── Disabled          an operator has to allow it first             → FAILED_PRECONDITION
 ├── Refused           the adapter can never be served here          → FAILED_PRECONDITION
 ├── Unauthenticated   no key, or an unknown one                     → UNAUTHENTICATED
 ├── Forbidden         the key's role or tenant does not allow it    → PERMISSION_DENIED
@@ -56,6 +57,14 @@ class StaleRevision(ResourceError):
 
 class Refused(ControlError):
     """The adapter's files can never be served here; the message names what and why."""
+
+
+class Disabled(ControlError):
+    """What is asked for is off unless a setting allows it."""
+
+    def __init__(self, what: str, setting: str) -> None:
+        super().__init__(f"{what} is off: an operator allows it by the setting {setting}")
+        self.setting = setting
 
 
 class Unauthenticated(ControlError):

@@ -16,6 +16,8 @@ import structlog
 from redis.asyncio import Redis
 
 from control_plane.access.audit import AuditLog
+from control_plane.access.direct_grants import DirectGrants
+from control_plane.access.grant_keys import GrantKeys, Rotation
 from control_plane.access.grants import GrantSigner
 from control_plane.access.keys import Keys
 from control_plane.api.access import AccessServicer
@@ -23,6 +25,7 @@ from control_plane.api.admission import Admission
 from control_plane.api.auditing import Auditor
 from control_plane.api.channels import Channels
 from control_plane.api.fleet import FleetServicer
+from control_plane.api.in_flight import InFlight
 from control_plane.api.inference import SERVICE as INFERENCE
 from control_plane.api.inference import InferenceServicer
 from control_plane.api.interceptors import CallInterceptor
@@ -31,25 +34,33 @@ from control_plane.api.readiness import Readiness
 from control_plane.api.registry import RegistryServicer
 from control_plane.api.relay import Relay
 from control_plane.api.residency import Residency
+from control_plane.api.route import Routes, RouteSettings
 from control_plane.api.server import STORE_SERVICES, Servicers, build
 from control_plane.api.sync import SyncServicer
 from control_plane.api.tls import Tls
 from control_plane.config import ControlSettings
 from control_plane.errors import InvalidArgument
+from control_plane.metrics.exporter import Exporter, ExporterTls
+from control_plane.metrics.replica import ReplicaMetrics
 from control_plane.quotas.local_share import LocalShare
 from control_plane.quotas.service import Quotas
 from control_plane.quotas.slots import SlotClaims
+from control_plane.registry.declared import register_declared
+from control_plane.registry.migration import migrate
 from control_plane.registry.service import Registry
 from control_plane.registry.trials import Trials
 from control_plane.resolvers.build import build_chain
 from control_plane.resolvers.chain import ResolverChain
+from control_plane.workers.direct import DirectRequests
 from control_plane.workers.directory import Directory
 from control_plane.workers.dispatch import Dispatcher
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.leader import Leadership
 from control_plane.workers.ledger import Ledger
 from control_plane.workers.operator import Operator
+from control_plane.workers.outage import ride_out
 from control_plane.workers.planner import Desk
+from control_plane.workers.prefetch import Prefetch
 from control_plane.workers.sessions import Sessions
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +71,7 @@ class Plane:
     """The parts of one replica."""
 
     keys: Keys
+    grant_keys: GrantKeys
     resolvers: ResolverChain
     registry: Registry
     quotas: Quotas
@@ -67,13 +79,16 @@ class Plane:
     leadership: Leadership
     sessions: Sessions
     dispatcher: Dispatcher
+    prefetch: Prefetch
     desk: Desk
     admission: Admission
+    direct: DirectRequests
     trials: Trials
     channels: Channels
     readiness: Readiness
     server: grpc.aio.Server
     address: str  # where it listens, with the port it got
+    exporter: Exporter | None  # of metrics
 
 
 async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
@@ -81,18 +96,40 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
     replica, directory, audit = uuid.uuid4().hex, Directory(redis), AuditLog(redis)
     keys = Keys(redis, outage_s=settings.outage_s)
     tls = _tls(settings)
-    quotas = Quotas(redis, settings.default_limits, settings.reservation_ttl_s)
+    metrics = ReplicaMetrics()
+    quotas = Quotas(redis, settings.default_limits, settings.reservation_ttl_s, settled=metrics.calls.settled)
     resolvers = build_chain(settings, time.monotonic)
-    registry = Registry(redis, resolvers, quotas.limits_of, outage_s=settings.outage_s)
-    signer = await GrantSigner.load_or_create(redis)
+    registry = Registry(
+        redis,
+        resolvers,
+        quotas.limits_of,
+        outage_s=settings.outage_s,
+        resolve_on_request=settings.resolve_on_request,
+    )
+    grant_keys = GrantKeys(
+        redis,
+        Rotation.every(
+            settings.grant_key_life_s,
+            grant_ttl_s=settings.grant_ttl_s,
+            worker_lease_s=settings.worker_lease_ttl_s,
+        ),
+    )
+    await grant_keys.refresh()
+    await migrate(redis)
+    await register_declared(registry, settings.lora_modules)
     fleet, channels = Fleet(directory, time.monotonic), Channels(tls.dial)
     ledger = Ledger(redis, time.time)
     leadership = Leadership(redis, replica=replica, lease_s=settings.leader_lease_ttl_s, clock=time.monotonic)
+    slots = SlotClaims(redis, settings.default_limits, settings.reservation_ttl_s)
+    direct = DirectRequests(
+        quotas, slots, DirectGrants(grant_keys.known), reservation_ttl_s=settings.reservation_ttl_s
+    )
     sessions = Sessions(
         directory,
         leadership,
+        direct,
         replica=replica,
-        grant_keys=signer.public_keys(),
+        grant_keys=grant_keys.public,
         lease_s=settings.worker_lease_ttl_s,
         command_timeout_s=settings.command_timeout_s,
         new_id=_new_id,
@@ -115,37 +152,60 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         clock=time.time,
     )
     operator = Operator(fleet, dispatcher, ledger, leadership, num_holders=settings.num_holders)
-    slots = SlotClaims(redis, settings.default_limits, settings.reservation_ttl_s)
     admission = Admission(
         quotas,
         slots,
         reservation_ttl_s=settings.reservation_ttl_s,
         local_share=_local_share(settings),
+        first_token=metrics.calls.first_token,
     )
     trials = Trials(redis, registry)
+    residency, in_flight = Residency(slots, fleet, registry, operator), InFlight()
+    prefetch = Prefetch(dispatcher, leadership)
     relay = Relay(
         registry=registry,
         fleet=fleet,
         admission=admission,
-        residency=Residency(slots, fleet, registry, operator),
+        residency=residency,
         trials=trials,
         channels=channels,
-        signer=signer,
+        in_flight=in_flight,
+        signer=GrantSigner(lambda: grant_keys.signing),
         grant_ttl_s=settings.grant_ttl_s,
+    )
+    routes = Routes(
+        RouteSettings(
+            # A reservation must outlive the last moment at which its grant may be used.
+            grant_ttl_s=min(settings.grant_ttl_s, settings.reservation_ttl_s / 2),
+            tls_server_name=settings.tls_worker_name,
+        ),
+        registry=registry,
+        fleet=fleet,
+        quotas=quotas,
+        slots=slots,
+        residency=residency,
+        prefetch=prefetch,
+        in_flight=in_flight,
+        signer=GrantSigner(lambda: grant_keys.signing),
     )
     readiness = Readiness(redis, fleet, with_worker=(INFERENCE,), with_store=STORE_SERVICES)
     servicers = Servicers(
         access=AccessServicer(keys, audit),
         fleet=FleetServicer(fleet, directory),
-        inference=InferenceServicer(relay, registry, fleet),
+        inference=InferenceServicer(relay, routes, registry, fleet),
         quotas=QuotasServicer(quotas, fleet),
         registry=RegistryServicer(registry, operator, ledger, fleet),
         sync=SyncServicer(sessions),
         readiness=readiness,
     )
-    server = build(servicers, CallInterceptor(keys, Auditor(audit)))
+    interceptor = CallInterceptor(
+        keys, Auditor(audit), metrics.calls, allow_adapter_changes=settings.allow_adapter_changes
+    )
+    server = build(servicers, interceptor)
+    metrics.read_fleet(fleet.workers, lambda: leadership.leads)
     return Plane(
         keys=keys,
+        grant_keys=grant_keys,
         resolvers=resolvers,
         registry=registry,
         quotas=quotas,
@@ -153,13 +213,16 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         leadership=leadership,
         sessions=sessions,
         dispatcher=dispatcher,
+        prefetch=prefetch,
         desk=desk,
         admission=admission,
+        direct=direct,
         trials=trials,
         channels=channels,
         readiness=readiness,
         server=server,
         address=_listen(server, settings.listen, tls),
+        exporter=_export(settings, metrics),
     )
 
 
@@ -170,9 +233,13 @@ async def running(settings: ControlSettings, redis: Redis) -> AsyncIterator[Plan
     async with asyncio.TaskGroup() as tasks:
         owned = [
             tasks.create_task(plane.fleet.run(), name="fleet"),
+            tasks.create_task(ride_out("lookups", plane.registry.follow), name="lookups"),
+            tasks.create_task(plane.grant_keys.run(), name="grant keys"),
             tasks.create_task(plane.leadership.run(plane.desk.lead), name="leadership"),
             tasks.create_task(plane.dispatcher.run(), name="dispatcher"),
+            tasks.create_task(plane.prefetch.run(), name="prefetch"),
             tasks.create_task(plane.admission.run(), name="admission"),
+            tasks.create_task(plane.direct.run(), name="direct"),
             tasks.create_task(plane.trials.run(), name="trials"),
             tasks.create_task(plane.channels.run(), name="channels"),
             tasks.create_task(plane.readiness.run(), name="readiness"),
@@ -199,6 +266,8 @@ async def _stop(plane: Plane, grace_s: float) -> None:
     await refusing
     await plane.channels.close()
     await plane.resolvers.close()
+    if plane.exporter is not None:
+        await asyncio.to_thread(plane.exporter.close)
 
 
 def _tls(settings: ControlSettings) -> Tls:
@@ -209,6 +278,19 @@ def _tls(settings: ControlSettings) -> Tls:
         require_client_certificate=settings.tls_require_client_cert,
         worker_name=settings.tls_worker_name,
     )
+
+
+def _export(settings: ControlSettings, metrics: ReplicaMetrics) -> Exporter | None:
+    if not settings.metrics_listen:
+        return None
+    tls = ExporterTls(
+        certificate=settings.tls_cert_file,
+        private_key=settings.tls_key_file,
+        authority=settings.tls_ca_file if settings.tls_require_client_cert else None,
+    )
+    exporter = Exporter.start(settings.metrics_listen, metrics.registry, tls)
+    _log.info("metrics are served", metrics_address=exporter.address)
+    return exporter
 
 
 def _local_share(settings: ControlSettings) -> LocalShare | None:

@@ -1,22 +1,16 @@
-"""A worker process: settings → runtime → engine → serve. A bad setting is one message and exit code 2."""
+"""A worker process: settings, then the rest. A bad setting is one message and exit code 2.
 
-import data_plane.openmp  # isort: skip  # noqa: F401 - before anything imports torch
+Arguments are parsed before anything that computes is imported: torch and transformers take seconds,
+and neither `--help` nor a refusal needs them.
+"""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import uvloop
 from pydantic import ValidationError
 
 from data_plane import logs
-from data_plane.api.tls import Tls
 from data_plane.config import WorkerSettings
-from data_plane.engine.assemble import build_engine
-from data_plane.engine.runtime import build_runtime
-from data_plane.engine.start_report import log_start
 from data_plane.errors import WorkerError
-from data_plane.worker import Worker
 
 
 def main() -> int:
@@ -24,35 +18,12 @@ def main() -> int:
     try:
         settings = WorkerSettings(_cli_parse_args=True)  # type: ignore[call-arg]
         logs.configure(settings.log_level)
-        key = _read_key(settings.worker_key_file)
-        tls = _read_tls(settings)
-        # One thread loads the model and steps: OpenMP keeps a team for every thread that ever computed in
-        # parallel, and with more threads than cores its teams sleep at once (data_plane/openmp.py).
-        executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        runtime = executor.submit(build_runtime, settings).result()
-        engine = build_engine(runtime, settings)
-        log_start(settings, runtime)
+        from data_plane.startup import serve  # noqa: PLC0415 - imports torch
 
-        async def serve() -> int:
-            return await Worker(settings, runtime, engine, key=key, tls=tls, executor=executor).run()
-
-        return uvloop.run(serve())
+        return serve(settings)
     except (ValidationError, WorkerError, OSError) as error:
         print(f"worker does not start: {error}", file=sys.stderr)
         return 2
-
-
-def _read_key(path: Path | None) -> str:
-    return path.read_text().strip() if path else ""
-
-
-def _read_tls(settings: WorkerSettings) -> Tls:
-    return Tls.read(
-        settings.tls_cert_file,
-        settings.tls_key_file,
-        settings.tls_ca_file,
-        require_client_certificate=settings.tls_require_client_cert,
-    )
 
 
 if __name__ == "__main__":

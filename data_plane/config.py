@@ -28,6 +28,7 @@ SUPPORTED_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 320, 512)
 
 DType = Literal["auto", "float16", "bfloat16", "float32"]
 CpuKernels = Literal["auto", "torch"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 class EngineConfig(RemoteConfig):
@@ -45,12 +46,24 @@ class EngineConfig(RemoteConfig):
 
     model: Path = Field(description="directory of the base model (Hugging Face layout)")
     served_model_name: str = Field(default="", description="its public name; default: the directory's name")
+    device: DeviceChoice = Field(
+        default="auto", description="where the model computes; auto: cuda where torch sees a GPU, else cpu"
+    )
     dtype: DType = Field(default="auto", description="of weights and activations; auto: the checkpoint's")
     max_model_len: int = Field(default=2048, ge=1, description="longest prompt plus output, in tokens")
     max_num_seqs: int = Field(default=64, ge=1, description="sequences in one step")
     max_num_batched_tokens: int = Field(default=512, ge=1, description="tokens computed in one step")
-    block_size: int = Field(default=16, ge=1, description="tokens in a KV-cache block")
-    kv_cache_bytes: int = Field(default=1 << 30, ge=1, description="bytes of the KV cache")
+    block_size: int = Field(
+        default=16,
+        ge=1,
+        description="tokens in a KV-cache block; the paged attention built into torch for GPUs takes "
+        "multiples of 256",
+    )
+    kv_cache_bytes: int = Field(
+        default=1 << 30,
+        ge=1,
+        description="bytes of the KV cache; on a GPU gpu_memory_utilization decides unless this is set",
+    )
     max_waiting_requests: int = Field(
         default=4096, ge=1, description="requests that may wait; more are refused (each takes a few KB)"
     )
@@ -58,10 +71,11 @@ class EngineConfig(RemoteConfig):
         default=0.9,
         gt=0,
         le=1,
-        description="share of a GPU's memory to use; accepted and unused on CPU, where kv_cache_bytes counts",
+        description="share of a GPU's memory to use: the KV cache takes what weights, rank pool and "
+        "lora_side_bytes leave of it; unused on CPU",
     )
     enforce_eager: bool = Field(
-        default=False, description="never capture CUDA graphs; accepted and unused on CPU, which has none"
+        default=False, description="never capture CUDA graphs of decode steps; unused on CPU, which has none"
     )
     tensor_parallel_size: int = Field(
         default=1, ge=1, description="devices that share one model; only 1 is served yet"
@@ -208,6 +222,10 @@ class WorkerSettings(EngineConfig):
         default=False, description="refuse whoever shows no certificate of tls_ca_file (mutual TLS)"
     )
     allow_insecure: bool = Field(default=False, description="talk beyond this machine without TLS")
+    metrics_listen: str = Field(
+        default="127.0.0.1:0",
+        description="host:port of /metrics for Prometheus, 0: any free port (it is logged); empty: none",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
 
     @model_validator(mode="after")
@@ -223,8 +241,9 @@ class WorkerSettings(EngineConfig):
         for field, address, needed in (
             ("worker_listen", self.worker_listen, self.tls_cert_file),
             ("control_plane", self.control_plane, self.tls_ca_file),
+            ("metrics_listen", self.metrics_listen, self.tls_cert_file),
         ):
-            if not (needed or self.allow_insecure or is_loopback(address)):
+            if address and not (needed or self.allow_insecure or is_loopback(address)):
                 raise ValueError(
                     f"{field}: {address!r} is beyond this machine: give tls_cert_file, tls_key_file and "
                     "tls_ca_file, or set allow_insecure"

@@ -24,11 +24,15 @@ from data_plane.api.mailbox import Mailbox, Post
 from data_plane.api.prompts import Prompts
 from data_plane.api.tls import SERVER_OPTIONS, Tls
 from data_plane.config import WorkerSettings
+from data_plane.direct import DirectRequests
 from data_plane.engine.engine import Engine
 from data_plane.engine.events import Load
 from data_plane.engine.local_source import local_source
 from data_plane.engine.runtime import Runtime
 from data_plane.engine.thread import EngineThread
+from data_plane.metrics.engine import Capacities
+from data_plane.metrics.exporter import Exporter, ExporterTls
+from data_plane.metrics.worker import WorkerMetrics
 from data_plane.sync import convert
 from data_plane.sync.client import EnginePort, SyncClient
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -37,6 +41,7 @@ from protos.sync.v1 import sync_pb2
 _log = structlog.get_logger("data_plane")
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
 SHUTDOWN_GRACE_S = 10.0
+SETTLE_GRACE_S = 2.0  # for the accounts of direct requests
 
 
 class Health:
@@ -85,14 +90,31 @@ class Worker:
             on_death=lambda: self._loop.call_soon_threadsafe(self._die),
             executor=executor,
         )
-        self._grants = GrantVerifier(settings.worker_id)
+        self._instance_id = uuid.uuid4().hex
+        self._grants = GrantVerifier(settings.worker_id, self._instance_id)
+        self._direct = DirectRequests()
         self._health = Health()
+        self._metrics = WorkerMetrics()
+        engine.on_adapter_load(self._metrics.loads.loaded)
+        self._metrics.read_engine(
+            self._engine.status,
+            Capacities(
+                slots=settings.max_loras if settings.enable_lora else 0,
+                slot_bytes=runtime.rank_pool.num_pages * runtime.rank_pool.page_bytes,
+                cpu_bytes=settings.cpu_cache_bytes,
+                disk_bytes=settings.disk_cache_bytes,
+                kv_blocks=runtime.num_blocks,
+            ),
+            model=runtime.model_name,
+            block_size=settings.block_size,
+        )
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the engine dies; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopped.set)
         server, port = self._server()
+        exporter = self._export()
         self._engine.start()
         await preload(self._settings, self._runtime.reader, self._engine)
         await server.start()
@@ -102,7 +124,22 @@ class Worker:
         _log.info("worker serves", address=address, worker_id=self._settings.worker_id)
         await self._stay_connected(address, server)
         self._engine.stop()
+        if exporter is not None:
+            exporter.close()
         return 1 if self._engine_died else 0
+
+    def _export(self) -> Exporter | None:
+        settings = self._settings
+        if not settings.metrics_listen:
+            return None
+        tls = ExporterTls(
+            certificate=settings.tls_cert_file,
+            private_key=settings.tls_key_file,
+            authority=settings.tls_ca_file if settings.tls_require_client_cert else None,
+        )
+        exporter = Exporter.start(settings.metrics_listen, self._metrics.registry, tls)
+        _log.info("metrics are served", metrics_address=exporter.address)
+        return exporter
 
     def _die(self) -> None:
         self._engine_died = True
@@ -114,6 +151,8 @@ class Worker:
             engine=self._engine,
             prompts=Prompts(self._runtime.tokenizer),
             grants=self._grants,
+            direct=self._direct,
+            metrics=self._metrics.requests,
             identity=WorkerIdentity(
                 worker_id=self._settings.worker_id,
                 base_model=self._runtime.model_name,
@@ -134,6 +173,7 @@ class Worker:
                 key=self._key,
                 hello=self._hello(address),
                 engine=EnginePort(command=self._engine.command, status=self._engine.status),
+                direct=self._direct,
                 replace_grant_keys=self._grants.replace_keys,
                 on_connected=self._health.connected,
             )
@@ -144,6 +184,9 @@ class Worker:
             _log.info("worker stops")
             await self._health.set("readiness", SERVICE, serving=False)
             await server.stop(SHUTDOWN_GRACE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_GRACE_S):
+                    await self._direct.idle()
             stopped.cancel()
             if stream.done():
                 stream.result()  # it never ends by itself: raise what ended it
@@ -155,7 +198,7 @@ class Worker:
         runtime = self._runtime
         return sync_pb2.Hello(
             worker_id=self._settings.worker_id,
-            instance_id=uuid.uuid4().hex,
+            instance_id=self._instance_id,
             address=address,
             base_model=runtime.model_name,
             base_model_digest=runtime.base_digest,

@@ -1,7 +1,7 @@
 """Grants: short-lived, signed permissions that a worker checks before it computes.
 
-Owns the signing key and the form of a grant; who may do what was decided before. Invariant: a
-grant names one request, one worker and one exact revision, and expires.
+Owns the form of a grant; the keys are `grant_keys`', and who may do what was decided before.
+Invariant: a grant names one request, one worker and one exact revision, and expires.
 
 A grant is a JWT (RFC 7519) signed with Ed25519 (`alg` EdDSA; `kid` in the header names the public
 key that the worker got with its lease). Claims:
@@ -14,28 +14,18 @@ key that the worker got with its lease). Claims:
     base base model's name
     ad   {"t": owner, "n": name, "r": revision, "d": digest, "s": source URI}; absent: base model only
     mx   most new tokens, over all choices
+    dr   {"i": the worker's instance, "p": most tokens of prompt, "c": whether a cold load was charged for
+         its slot, absent when no slot was claimed, "l": true when its load began with it}; only of a
+         grant that a client gets into its own hands
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-from redis.asyncio import Redis
 
-from control_plane.errors import InvalidArgument, StoreUnavailable
-from control_plane.store import keys
+from control_plane.access.grant_keys import GrantKey
 
 AUDIENCE = "loraplane-worker"
 ALGORITHM = "EdDSA"
@@ -53,6 +43,16 @@ class GrantedAdapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DirectTerms:
+    """What binds a grant that leaves our hands, beside what binds every one."""
+
+    instance_id: str  # one start of the worker: it alone knows which grants were used
+    max_prompt_tokens: int
+    cold_load_charged: bool | None = None  # None: no slot was claimed
+    loads: bool = False  # its adapter's load began when it was routed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What one request may do on one worker."""
 
@@ -63,41 +63,18 @@ class Grant:
     max_tokens: int
     expires_in_s: float
     adapter: GrantedAdapter | None = None  # None: the base model
+    direct: DirectTerms | None = None  # None: the relay uses it
 
 
 class GrantSigner:
-    """Signs grants with one private key, which all replicas share."""
+    """Signs grants with the key that signs now."""
 
-    def __init__(self, private_key_pem: str, key_id: str, clock: Callable[[], float] = time.time) -> None:
-        key = load_pem_private_key(private_key_pem.encode(), password=None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise InvalidArgument("private_key_pem", type(key).__name__, "must be an Ed25519 key")
-        self._key = key
-        self._key_id = key_id
+    def __init__(self, signing: Callable[[], GrantKey], clock: Callable[[], float] = time.time) -> None:
+        self._signing = signing
         self._clock = clock
 
-    def __repr__(self) -> str:
-        return f"GrantSigner(key_id={self._key_id!r}, private_key='***')"
-
-    @classmethod
-    async def load_or_create(cls, redis: Redis, clock: Callable[[], float] = time.time) -> Self:
-        """Return a signer with the key in Redis; the first replica puts one there.
-
-        The private key is as safe as Redis is: whoever can write there can register adapters,
-        limits and API keys anyway.
-        """
-        key = Ed25519PrivateKey.generate()
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-        fresh = json.dumps({"key_id": _key_id(key), "private_key_pem": pem})
-        await redis.set(keys.ACCESS_GRANT_KEY, fresh, nx=True)  # of replicas that race, one wins
-        stored: Any = await redis.get(keys.ACCESS_GRANT_KEY)
-        if stored is None:
-            raise StoreUnavailable("the key that signs grants was removed while it was read")
-        record = json.loads(stored)
-        return cls(record["private_key_pem"], record["key_id"], clock)
-
     def sign(self, grant: Grant) -> str:
-        """Return the grant as a JWT; 60 microseconds."""
+        """Return the grant as a JWT; 60 microseconds. Raises StoreUnavailable when there is no key yet."""
         now_s = self._clock()
         claims: dict[str, object] = {
             "jti": grant.request_id,
@@ -117,15 +94,16 @@ class GrantSigner:
                 "d": grant.adapter.digest,
                 "s": grant.adapter.source,
             }
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._key_id})
-
-    def public_keys(self) -> tuple[tuple[str, str], ...]:
-        """Return key id and PEM of each public key that verifies grants, newest first."""
-        pem = self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        return ((self._key_id, pem.decode()),)
+        if grant.direct is not None:
+            claims["dr"] = _direct_claim(grant.direct)
+        key = self._signing()
+        return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.key_id})
 
 
-def _key_id(key: Ed25519PrivateKey) -> str:
-    """Return a name for the key that follows from it."""
-    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return hashlib.sha256(public).hexdigest()[:16]
+def _direct_claim(terms: DirectTerms) -> dict[str, object]:
+    claim: dict[str, object] = {"i": terms.instance_id, "p": terms.max_prompt_tokens}
+    if terms.cold_load_charged is not None:
+        claim["c"] = terms.cold_load_charged
+    if terms.loads:
+        claim["l"] = True
+    return claim

@@ -24,12 +24,13 @@ from redis.asyncio import Redis
 
 from control_plane.access.types import Identity, IssuedKey, KeyInfo, Role
 from control_plane.errors import InvalidArgument, NameTaken, NotFound, StoreUnavailable, Unauthenticated
-from control_plane.registry.names import check_name
+from control_plane.registry.names import check_length, check_name
 from control_plane.store import keys
 from control_plane.store.script import Script
 
 CACHE_TTL_S = 5.0  # a revoked key may work this long on other replicas
 MAX_CACHED = 10_000
+MAX_NAME_CHARACTERS = 256  # all keys are listed at once
 MAX_GRACE_S = 30 * 24 * 3600.0
 ID_BYTES, RANDOM_BYTES = 8, 32
 _SECRET = re.compile(r"lp_([a-z0-9]{4,32})_([A-Za-z0-9_-]{32,128})")
@@ -74,6 +75,7 @@ class Keys:
         NameTaken (the secret's id belongs to another key).
         """
         _check_tenant(role, tenant)
+        check_length("description", name, MAX_NAME_CHARACTERS)
         secret = secret or self._new_secret()
         match = _SECRET.fullmatch(secret)
         if match is None:  # the message must not repeat it

@@ -6,7 +6,7 @@ is away) expires by itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -87,10 +87,12 @@ class Admission:
         *,
         reservation_ttl_s: float,
         local_share: LocalShare | None = None,
+        first_token: Callable[[float], object] = lambda seconds: None,
     ) -> None:
         self._quotas = quotas
         self._slots = slots
         self._local_share = local_share
+        self._first_token = first_token  # told of each request's, for metrics
         self._renew_every_s = reservation_ttl_s / RENEWALS_PER_TTL
         self._running: set[Admitted] = set()
         self._one_ended = asyncio.Event()
@@ -117,6 +119,8 @@ class Admission:
         try:
             yield admitted
         finally:
+            if meter.first_token_s is not None:
+                self._first_token(meter.first_token_s)
             try:
                 await admitted.settle()
             finally:

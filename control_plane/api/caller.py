@@ -63,6 +63,14 @@ def tenant_or_all(requested: str) -> str | None:
     return identity.tenant
 
 
+def borrowing_tenant(requested: str) -> str | None:
+    """Return the caller's tenant when a call names another one, whose adapters it may know if shared."""
+    identity = caller()
+    if identity.role is Role.ADMIN or requested in ("", identity.tenant):
+        return None
+    return identity.tenant
+
+
 def inference_tenant(model: str) -> str:
     """Return the tenant that a request for a model counts for.
 

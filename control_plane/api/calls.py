@@ -31,6 +31,19 @@ class Generate:
         return cls(raw, pb.GenerateRequest.FromString(raw))
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """A prompt to tokenize, likewise."""
+
+    raw: bytes
+    model: str
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Tokenize":
+        """Parse a request; the deserializer of its method."""
+        return cls(raw, pb.TokenizeRequest.FromString(raw).model)
+
+
 def own_adapter(target: Target, tenant: str) -> str:
     """Return the adapter's name when it is the tenant's own, for limits of its own."""
     adapter = target.adapter
@@ -41,7 +54,8 @@ def wanted(target: Target) -> Wanted:
     """Return what the target needs of a worker."""
     if target.revision is None:
         return Wanted(target.base_model)
-    return Wanted(target.base_model, target.revision.digest, target.revision.rank)
+    revision = target.revision
+    return Wanted(target.base_model, revision.digest, revision.rank, revision.size_bytes)
 
 
 def granted(target: Target) -> GrantedAdapter | None:

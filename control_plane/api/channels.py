@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from control_plane.api.tls import KEEPALIVE
 from control_plane.workers.types import Worker
 
 SERVICE = "/loraplane.inference.v1.Inference"
@@ -20,10 +21,9 @@ OPTIONS = (
     # A worker that restarts at its address must not wait for a back-off that grew while it was away.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A worker behind a cut network says nothing at all: without pings its streams would hang until
-    # their deadlines. The workers' servers allow a ping every 5 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
+    # One that accepts a connection but never answers is given up after this, not after 20 s.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    *KEEPALIVE,  # the workers' servers allow a ping every 2.5 s
     ("grpc.http2.max_pings_without_data", 0),
 )
 Dial = Callable[[str, tuple[tuple[str, Any], ...]], grpc.aio.Channel]

@@ -46,6 +46,7 @@ _DECISION = {
 }
 _CANARY_LIMITS = ("max_error_increase", "max_first_token_ratio", "window_s", "min_requests")
 _PIN_FROM = {proto: tier for tier, proto in PIN.items()}
+MAX_VERSION_DIGITS = 18
 _LIMITS = tuple(field.name for field in quota.Limits.DESCRIPTOR.fields)
 
 
@@ -177,7 +178,8 @@ def resource_version(text: str) -> int | None:
     """The version to watch from; None for the present state first."""
     if not text:
         return None
-    if not text.isascii() or not text.isdigit():
+    # Redis counts in 64 bits.
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_VERSION_DIGITS:
         raise InvalidArgument("resource_version", text, "must be one that the registry returned")
     return int(text)
 

@@ -1,4 +1,4 @@
-"""Inference for clients: generation and tokenizing are relayed, the list of models is the registry's.
+"""Inference for clients: generation and tokenizing are relayed or routed, models are the registry's.
 
 Generate and Tokenize are registered with raw bytes on both sides, so that a message passes from
 worker to client without being decoded and encoded again.
@@ -12,8 +12,9 @@ import grpc
 
 from control_plane.api import convert, paging
 from control_plane.api.caller import Context, inference_tenant, request_id
-from control_plane.api.calls import Call, Generate
+from control_plane.api.calls import Call, Generate, Tokenize
 from control_plane.api.relay import Relay
+from control_plane.api.route import Routes
 from control_plane.registry.service import Registry
 from control_plane.workers.fleet import Fleet
 from protos.inference.v1 import inference_pb2 as pb
@@ -23,16 +24,21 @@ TRACE_METADATA = ("traceparent", "tracestate")
 
 
 class InferenceServicer:
-    """Generate, ListModels, Tokenize."""
+    """Generate, Route, ListModels, Tokenize."""
 
-    def __init__(self, relay: Relay, registry: Registry, fleet: Fleet) -> None:
+    def __init__(self, relay: Relay, routes: Routes, registry: Registry, fleet: Fleet) -> None:
         self._relay = relay
+        self._routes = routes
         self._registry = registry
         self._fleet = fleet
 
     def Generate(self, request: Generate, context: Context) -> AsyncIterator[bytes]:
         """Relay one generation."""
         return self._relay.generate(request, _call(request.message.model, context))
+
+    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
+        """Admit one generation that its client brings to a worker by itself."""
+        return await self._routes.route(request, _call(request.model, context))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Return base models and the adapters that the caller may use, with their lineage."""
@@ -49,22 +55,24 @@ class InferenceServicer:
         page, token = paging.end(models, size)
         return pb.ListModelsResponse(models=page, next_page_token=token)
 
-    async def Tokenize(self, raw: bytes, context: Context) -> bytes:
+    async def Tokenize(self, request: Tokenize, context: Context) -> bytes:
         """Relay a prompt to tokenize."""
-        model = pb.TokenizeRequest.FromString(raw).model
-        return await self._relay.tokenize(raw, model, _call(model, context))
+        return await self._relay.tokenize(request.raw, request.model, _call(request.model, context))
 
 
 def handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler:
     """Return the service's handlers, to be added to a server."""
     methods: dict[str, Any] = {
         "Generate": grpc.unary_stream_rpc_method_handler(servicer.Generate, Generate.parse, None),
+        "Route": grpc.unary_unary_rpc_method_handler(
+            servicer.Route, pb.RouteRequest.FromString, pb.RouteResponse.SerializeToString
+        ),
         "ListModels": grpc.unary_unary_rpc_method_handler(
             servicer.ListModels,
             pb.ListModelsRequest.FromString,
             pb.ListModelsResponse.SerializeToString,
         ),
-        "Tokenize": grpc.unary_unary_rpc_method_handler(servicer.Tokenize, None, None),
+        "Tokenize": grpc.unary_unary_rpc_method_handler(servicer.Tokenize, Tokenize.parse, None),
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 

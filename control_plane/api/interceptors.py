@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from inspect import isawaitable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -17,34 +17,42 @@ from grpc_status import rpc_status
 
 from control_plane.access.keys import Keys
 from control_plane.access.types import Identity
-from control_plane.api.auditing import Auditor
+from control_plane.api.auditing import READS, Auditor
 from control_plane.api.caller import Context, set_caller, set_request_id
+from control_plane.api.malformed import checked, tolerant
 from control_plane.api.roles import ROLES, is_open
 from control_plane.api.status import status_of
-from control_plane.errors import Forbidden, Unauthenticated
+from control_plane.errors import Disabled, Forbidden, QuotaExceeded, Unauthenticated
 
 _BEARER = "Bearer "
+_REGISTRY = "/loraplane.registry.v1.AdapterRegistry/"
+ADAPTER_CHANGES = frozenset(method for method in ROLES if method.startswith(_REGISTRY)) - READS
 _log = structlog.get_logger(__name__)
 
 Details = grpc.HandlerCallDetails
 Handler = Any  # grpc.RpcMethodHandler, a named tuple that its stubs do not know as one
-Finished = Callable[[str, grpc.StatusCode, float], None]
 
 
-def ignore_finished(method: str, code: grpc.StatusCode, elapsed_s: float) -> None:
-    """Count nothing: the default where no metrics are kept."""
+class CallObserver(Protocol):
+    """Who counts calls."""
+
+    def finished(self, method: str, code: str, elapsed_s: float) -> None:
+        """A call has ended with this status."""
+
+    def refused(self, error: QuotaExceeded) -> None:
+        """A limit refused a call."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Authenticates, authorises, audits, logs and translates errors.
+    """Authenticates, authorises, audits, logs, counts and translates errors."""
 
-    `finished` is told method, status and seconds of every call, for metrics.
-    """
-
-    def __init__(self, keys: Keys, auditor: Auditor, finished: Finished = ignore_finished) -> None:
+    def __init__(
+        self, keys: Keys, auditor: Auditor, observer: CallObserver, *, allow_adapter_changes: bool
+    ) -> None:
         self._keys = keys
+        self._allow_adapter_changes = allow_adapter_changes
         self._auditor = auditor
-        self._finished = finished
+        self._observer = observer
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -55,6 +63,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
         metadata = dict(handler_call_details.invocation_metadata or ())
+        handler = handler._replace(request_deserializer=tolerant(handler.request_deserializer))
         if handler.unary_unary is not None:
             return handler._replace(unary_unary=self._wrap(method, metadata, handler.unary_unary))
         if handler.unary_stream is not None:
@@ -68,10 +77,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             request_id = uuid.uuid4().hex
             set_request_id(request_id)
             structlog.contextvars.bind_contextvars(request_id=request_id, method=method)
-            began, code = time.monotonic(), grpc.StatusCode.UNKNOWN
+            began, code = time.monotonic(), grpc.StatusCode.CANCELLED
+            event, admitted = None, False
             try:
                 await self._admit(method, metadata)
-                answer = behaviour(request, context)
+                admitted = True
+                event = await self._auditor.begin(method, request)
+                answer = behaviour(checked(request), context)
                 result = await (answer if isawaitable(answer) else _write_all(answer, context))
                 code = grpc.StatusCode.OK
             except grpc.aio.AbortError:
@@ -80,13 +92,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 status = rpc_status.to_status(status_of(error))
                 code = status.code
                 _log.debug("call failed", code=code.name, reason=status.details)
-                await self._auditor.record(method, request, code)
+                if isinstance(error, QuotaExceeded):
+                    self._observer.refused(error)
+                if admitted:
+                    await self._auditor.end(event, code)
+                else:
+                    await self._auditor.refuse(method, request, code)
                 await context.abort_with_status(status)
             else:
-                await self._auditor.record(method, request, code)
+                await self._auditor.end(event, code)
                 return result
             finally:
-                self._finished(method, code, time.monotonic() - began)
+                self._observer.finished(method, code.name, time.monotonic() - began)
 
         return wrapped
 
@@ -97,6 +114,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         set_caller(identity)
         if identity.role not in ROLES.get(method, ()):
             raise Forbidden(f"a key of role {identity.role.value!r} may not call {method}")
+        if method in ADAPTER_CHANGES and not self._allow_adapter_changes:
+            raise Disabled("changing adapters at run time", "allow_adapter_changes")
         structlog.contextvars.bind_contextvars(tenant=identity.tenant, key_id=identity.key_id)
 
     async def _identify(self, metadata: dict[str, Any]) -> Identity:

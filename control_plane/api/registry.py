@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 
 from control_plane.api import convert
-from control_plane.api.caller import Context, is_confined, tenant_of, tenant_or_all
+from control_plane.api.caller import Context, borrowing_tenant, is_confined, tenant_of, tenant_or_all
 from control_plane.registry.changes import AdapterChange, ChangeKind
 from control_plane.registry.service import Registry
-from control_plane.registry.types import Adapter, AdapterKey, PinTier, ReloadPolicy
+from control_plane.registry.types import Adapter, AdapterKey, PinTier, ReloadPolicy, as_shared_with
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.ledger import Ledger
 from control_plane.workers.operator import Operator
@@ -36,7 +36,12 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         return await self._shown(await self._registry.register(new))
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.Adapter:
-        """Return one, with what workers refused about it."""
+        """Return one, with what workers refused about it; another's as it is shared with the caller."""
+        borrower = borrowing_tenant(request.tenant)
+        if borrower is not None:
+            shared = await self._registry.get_shared(borrower, AdapterKey(request.tenant, request.name))
+            if shared is not None:
+                return convert.adapter_to_proto(as_shared_with(shared, borrower), ())
         return await self._shown(await self._registry.get(_key(request.tenant, request.name)))
 
     async def ListAdapters(

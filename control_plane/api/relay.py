@@ -6,7 +6,6 @@ one; the worker's call ends with the client's, however that ends.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from control_plane.access.grants import Grant, GrantSigner
 from control_plane.api.admission import Admission, Admitted
 from control_plane.api.calls import Call, Generate, granted, own_adapter, wanted
 from control_plane.api.channels import Channels, Line
+from control_plane.api.in_flight import InFlight
 from control_plane.api.meter import Meter, completion_bound, prompt_bound
 from control_plane.api.residency import Residency
 from control_plane.api.status import DETAILS_METADATA
@@ -61,6 +61,7 @@ class Relay:
         residency: Residency,
         trials: Trials,
         channels: Channels,
+        in_flight: InFlight,
         signer: GrantSigner,
         grant_ttl_s: float,
     ) -> None:
@@ -72,7 +73,7 @@ class Relay:
         self._channels = channels
         self._signer = signer
         self._grant_ttl_s = grant_ttl_s
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight = in_flight
 
     async def generate(self, request: Generate, call: Call) -> AsyncGenerator[bytes, None]:
         """Stream one generation."""
@@ -139,7 +140,7 @@ class Relay:
             await admitted.hold(await self._residency.claim(target, worker, admitted.reservation))
             metadata = self._metadata(target, call, worker, max_tokens)
             try:
-                with self._sent(worker):
+                with self._in_flight.sent(worker.worker_id):
                     line = self._channels.to(worker)
                     async with aclosing(_stream(line, raw, call.timeout_s, metadata)) as messages:
                         async for message in messages:
@@ -154,7 +155,10 @@ class Relay:
     def _next(self, target: Target, attempts: _Attempts) -> Worker:
         try:
             return route(
-                wanted(target), self._fleet.workers(), in_flight=self._in_flight, excluded=attempts.excluded
+                wanted(target),
+                self._fleet.workers(),
+                in_flight=self._in_flight.counts,
+                excluded=attempts.excluded,
             )
         except NoWorker:
             # What a worker said is worth more than that there is no other.
@@ -177,15 +181,6 @@ class Relay:
             )
         )
         return ((GRANT, grant), (REQUEST_ID, call.request_id), *call.trace)
-
-    @contextmanager
-    def _sent(self, worker: Worker) -> Iterator[None]:
-        # Counted here, because a burst is routed faster than workers report it.
-        self._in_flight[worker.worker_id] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[worker.worker_id] -= 1
 
 
 async def _stream(

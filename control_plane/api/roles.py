@@ -11,7 +11,7 @@ INFERENCE = TENANT_ADMIN | {Role.INFERENCE}
 WORKER = frozenset({Role.WORKER})
 
 _BY_ROLES = {
-    ("inference.v1.Inference", INFERENCE): ("Generate", "ListModels", "Tokenize"),
+    ("inference.v1.Inference", INFERENCE): ("Generate", "Route", "ListModels", "Tokenize"),
     ("registry.v1.AdapterRegistry", TENANT_ADMIN): (
         "RegisterAdapter",
         "GetAdapter",

@@ -17,6 +17,7 @@ from control_plane.api.quotas import QuotasServicer
 from control_plane.api.readiness import Readiness
 from control_plane.api.registry import RegistryServicer
 from control_plane.api.sync import SyncServicer
+from control_plane.api.tls import KEEPALIVE
 from protos.access.v1 import access_pb2, access_pb2_grpc
 from protos.fleet.v1 import fleet_pb2, fleet_pb2_grpc
 from protos.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -29,6 +30,9 @@ OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Two servers that share a port by accident would split clients between them.
     ("grpc.so_reuseport", 0),
+    # Workers ping every 5 s; by default gRPC takes that for an attack.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_500),
+    *KEEPALIVE,  # a client that is cut off neither reads nor leaves
 )
 
 # Services that answer as long as Redis does; Inference needs a worker too.

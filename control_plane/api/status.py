@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from control_plane import errors
+from control_plane.api.texts import clipped
 
 DOMAIN = "loraplane"
 DETAILS_METADATA = "grpc-status-details-bin"
@@ -25,6 +26,7 @@ CODES: dict[type[errors.ControlError], int] = {
     errors.NotFound: code_pb2.NOT_FOUND,
     errors.NameTaken: code_pb2.ALREADY_EXISTS,
     errors.StaleRevision: code_pb2.ABORTED,
+    errors.Disabled: code_pb2.FAILED_PRECONDITION,
     errors.Refused: code_pb2.FAILED_PRECONDITION,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.Forbidden: code_pb2.PERMISSION_DENIED,
@@ -40,6 +42,8 @@ def status_of(error: BaseException) -> status_pb2.Status:
     error = _only(error)
     if isinstance(error, grpc.aio.AioRpcError):
         return _passed_on(error)
+    if isinstance(error, NotImplementedError):  # a method that gRPC's own services leave out
+        return _status(code_pb2.UNIMPLEMENTED, "the method is not served", [_info("Unimplemented")])
     if not isinstance(error, errors.ControlError) or type(error) not in CODES:
         return _unforeseen(error)
     details = [_info(type(error).__name__), *_details(error)]
@@ -56,11 +60,15 @@ def _only(error: BaseException) -> BaseException:
 def _details(error: errors.ControlError) -> Iterable[Message]:
     match error:
         case errors.InvalidArgument():
-            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.rule)
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=error.field, description=clipped(error.rule)
+            )
             yield error_details_pb2.BadRequest(field_violations=[violation])
         case errors.ResourceError():
             yield error_details_pb2.ResourceInfo(
-                resource_type=error.kind, resource_name=error.name, description=str(error)
+                resource_type=error.kind,
+                resource_name=clipped(error.name),
+                description=clipped(str(error)),
             )
         case errors.QuotaExceeded():
             quota = error_details_pb2.QuotaFailure.Violation(
@@ -94,7 +102,7 @@ def _status(code: int, message: str, details: Iterable[Message]) -> status_pb2.S
     for detail in details:
         packed.append(AnyMessage())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=code, message=message, details=packed)
+    return status_pb2.Status(code=code, message=clipped(message), details=packed)
 
 
 def _info(reason: str, metadata: dict[str, str] | None = None) -> error_details_pb2.ErrorInfo:

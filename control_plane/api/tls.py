@@ -13,6 +13,14 @@ import grpc
 from control_plane.errors import InvalidArgument
 
 Options = tuple[tuple[str, Any], ...]
+# A peer behind a cut network says nothing at all: pings end what runs over it within 8 s. Keepalive alone
+# does not: while messages flow, gRPC sends pings of its own (to measure bandwidth), a keepalive ping
+# waits behind one that is out, and that one's own time-out is 60 s.
+KEEPALIVE: Options = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,8 +194,7 @@ def delete(
 ) -> None:
     """Delete an adapter."""
     request = pb.DeleteAdapterRequest(tenant=tenant, name=name)
-    _call(session, "DeleteAdapter", request)
-    console.print(f"deleted {name}")
+    session.show(_call(session, "DeleteAdapter", request), lambda _: console.print(f"deleted {name}"))
 
 
 @command(app)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control_plane.cli.failures import reported
-from control_plane.cli.output import console
+from control_plane.cli.output import console, print_object
 
 PARTS = ("control-plane", "worker", "client")
 VALID_DAYS = 30
@@ -32,11 +32,16 @@ def certs(
     host: Annotated[
         list[str] | None, typer.Option(help="a name or address of a machine; repeat for more")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Make an authority and certificates for control plane, worker and client, for development."""
     with reported():
         names = [*dict.fromkeys(("localhost", "127.0.0.1", "::1", *(host or ())))]
         write_certificates(directory, names)
+    if as_json:
+        files = sorted(str(file) for file in directory.glob("*.pem"))
+        print_object({"directory": str(directory), "files": files})
+        return
     console.print(
         f"wrote {directory}: set LORAPLANE_TLS_CA_FILE={directory}/ca.pem and, for each part, "
         f"LORAPLANE_TLS_CERT_FILE and LORAPLANE_TLS_KEY_FILE ({', '.join(PARTS)}); "

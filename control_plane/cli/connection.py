@@ -29,14 +29,19 @@ class TlsFiles:
         names = ("LORAPLANE_TLS_CA_FILE", "LORAPLANE_TLS_CERT_FILE", "LORAPLANE_TLS_KEY_FILE")
         return cls(*(Path(environment[name]) if environment.get(name) else None for name in names))
 
-    def channel(self, endpoint: str) -> grpc.Channel:
-        """Open a channel; raise OSError when a file cannot be read."""
+    def channel(self, endpoint: str, server_name: str = "") -> grpc.Channel:
+        """Open a channel; raise OSError when a file cannot be read.
+
+        `server_name` is the name in the certificate when it is not the endpoint's host.
+        """
         if self.authority is None:
             return grpc.insecure_channel(endpoint)
         pair: tuple[bytes | None, bytes | None] = (None, None)
         if self.certificate is not None and self.private_key is not None:
             pair = (self.private_key.read_bytes(), self.certificate.read_bytes())
-        return grpc.secure_channel(endpoint, grpc.ssl_channel_credentials(self.authority.read_bytes(), *pair))
+        credentials = grpc.ssl_channel_credentials(self.authority.read_bytes(), *pair)
+        options = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+        return grpc.secure_channel(endpoint, credentials, options)
 
 
 PLAIN = TlsFiles()

@@ -2,16 +2,19 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from control_plane.api.meter import completion_bound, prompt_bound
 from control_plane.cli.command import Session
 from control_plane.cli.output import console, enum_label, print_json, short_digest
 from protos.inference.v1 import inference_pb2 as pb
 from protos.inference.v1 import inference_pb2_grpc
 
 STUB = inference_pb2_grpc.InferenceStub
+GRANT = "loraplane-grant"
 
 
 def generate(
@@ -22,12 +25,17 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="what to say; `-` reads standard input")],
     raw: Annotated[bool, typer.Option("--raw", help="plain text instead of a chat message")] = False,
     system: Annotated[str, typer.Option(help="a system message before the prompt")] = "",
-    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, help="most new tokens")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    top_k: Annotated[int | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="of the likeliest tokens, those with this share")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="only so many of the likeliest tokens")] = None,
+    seed: Annotated[int | None, typer.Option(help="the same again: the same tokens")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="a stop string; repeat for more")] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="ask the worker itself, past the control plane's relay")
+    ] = False,
 ) -> None:
     """Stream one generation; the receipt and the usage go to standard error."""
     sampling = pb.SamplingParams(
@@ -36,11 +44,27 @@ def generate(
     request = pb.GenerateRequest(model=model, sampling=sampling)
     _set_prompt(request, sys.stdin.read() if prompt == "-" else prompt, system, raw)
     began_s = time.monotonic()
-    for response in session.stream(STUB, "Generate", request):
+    for response in _ask_worker(session, request) if direct else session.stream(STUB, "Generate", request):
         if session.as_json:
             print_json(response, indent=None)
         else:
             _print(response, time.monotonic() - began_s)
+
+
+def _ask_worker(session: Session, request: pb.GenerateRequest) -> Iterator[pb.GenerateResponse]:
+    """Get leave from the control plane and stream from the worker that it names."""
+    wanted = pb.RouteRequest(
+        model=request.model,
+        prompt_tokens=prompt_bound(request),
+        max_tokens=completion_bound(request.sampling),
+    )
+    routed: pb.RouteResponse = session.call(STUB, "Route", wanted)
+    with session.connection.tls.channel(routed.address, routed.tls_server_name) as channel:
+        call = STUB(channel).Generate(request, metadata=((GRANT, routed.grant),))
+        try:
+            yield from call
+        finally:
+            call.cancel()
 
 
 def _set_prompt(request: pb.GenerateRequest, prompt: str, system: str, raw: bool) -> None:

@@ -45,8 +45,8 @@ def list_(session: Session, tenant: Annotated[str, typer.Option(help="only this 
 @command(app)
 def revoke(session: Session, key_id: Annotated[str, typer.Argument(help="the key's id")]) -> None:
     """Revoke a key."""
-    session.call(STUB, "RevokeKey", pb.RevokeKeyRequest(key_id=key_id))
-    console.print(f"revoked {key_id}")
+    answer = session.call(STUB, "RevokeKey", pb.RevokeKeyRequest(key_id=key_id))
+    session.show(answer, lambda _: console.print(f"revoked {key_id}"))
 
 
 @command(app)

@@ -1,7 +1,8 @@
 """Tables for people, JSON for programs."""
 
+import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
@@ -22,6 +23,12 @@ def print_json(message: Message, *, indent: int | None = 2) -> None:
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=indent
     )
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_object(content: Mapping[str, object]) -> None:
+    """What no message says, as JSON."""
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
     sys.stdout.flush()
 
 

@@ -12,7 +12,7 @@ import typer
 from control_plane.cli.connection import DEFAULT_ENDPOINT, DEFAULT_STATE_DIR, TlsFiles, write_client_file
 from control_plane.cli.failures import reported
 from control_plane.cli.local import Component, LocalStack, valkey_of
-from control_plane.cli.output import console
+from control_plane.cli.output import console, print_object
 
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 READY_TIMEOUT_S = 300.0
@@ -21,6 +21,8 @@ SUPERVISE_EVERY_S = 1.0
 StateDir = Annotated[
     Path, typer.Option(envvar="LORAPLANE_STATE_DIR", help="where data, logs, keys and pid files are kept")
 ]
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def up(
@@ -35,6 +37,7 @@ def up(
     endpoint: Annotated[str, typer.Option(help="where the control plane listens")] = DEFAULT_ENDPOINT,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="return when ready")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start Valkey, a control plane and one worker; what runs already is left alone."""
     if model is None:
@@ -46,13 +49,19 @@ def up(
     )  # fmt: skip
     with reported():
         started = stack.start()
-        console.print(f"starting {', '.join(started)} …" if started else "already running")
+        if not as_json:
+            console.print(f"starting {', '.join(started)} …" if started else "already running")
         stack.await_ready(READY_TIMEOUT_S)
     key_file = state_dir / "admin.key"
     write_client_file(state_dir, endpoint, key_file)
-    console.print(
-        f"ready: endpoint {endpoint}, admin key in {_short(key_file)}, logs in {_short(state_dir / 'logs')}"
-    )
+    if as_json:
+        places = {"admin_key_file": str(key_file), "logs": str(state_dir / "logs")}
+        print_object({"endpoint": endpoint, "started": started, **places})
+    else:
+        console.print(
+            f"ready: endpoint {endpoint}, admin key in {_short(key_file)}, "
+            f"logs in {_short(state_dir / 'logs')}"
+        )
     if not detach:
         _supervise(stack)
 
@@ -73,7 +82,13 @@ def _stack(
     control_plane_ = Component(
         "control-plane",
         "control_plane",
-        {**shared, "LORAPLANE_LISTEN": endpoint, "LORAPLANE_REDIS_URL": valkey_of(state_dir).url},
+        {
+            **shared,
+            "LORAPLANE_LISTEN": endpoint,
+            "LORAPLANE_REDIS_URL": valkey_of(state_dir).url,
+            # One person's machine: what `up` serves is there to be changed, unless said otherwise.
+            "LORAPLANE_ALLOW_ADAPTER_CHANGES": os.environ.get("LORAPLANE_ALLOW_ADAPTER_CHANGES", "true"),
+        },
     )
     worker_ = Component(
         "worker",
@@ -107,9 +122,12 @@ def _supervise(stack: LocalStack) -> None:
     console.print(f"stopped {', '.join(stack.stop())}")
 
 
-def down(state_dir: StateDir = DEFAULT_STATE_DIR) -> None:
+def down(state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False) -> None:
     """Stop what `up` started."""
     stopped = LocalStack(state_dir.absolute(), DEFAULT_ENDPOINT, ()).stop()
+    if as_json:
+        print_object({"stopped": stopped})
+        return
     console.print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 

@@ -13,17 +13,19 @@ app = typer.Typer(no_args_is_help=True, help="Quotas: set, get, usage")
 
 Tenant = Annotated[str, typer.Argument(help="the tenant")]
 Limit = Annotated[int | None, typer.Option(min=0, help="default: unlimited")]
+OfAdapter = Annotated[str, typer.Option("--adapter", help="limits of this one adapter of the tenant")]
 STUB = quota_pb2_grpc.TenantQuotasStub
 
 
 def _print_quotas(quotas: list[pb.Quota]) -> None:
     names = [field.name for field in pb.Limits.DESCRIPTOR.fields]
-    print_table(("tenant", *(name.replace("_", " ") for name in names)), (_row(one, names) for one in quotas))
+    columns = ("tenant", "adapter", *(name.replace("_", " ") for name in names))
+    print_table(columns, (_row(one, names) for one in quotas))
 
 
 def _row(quota: pb.Quota, names: list[str]) -> tuple[object, ...]:
     limits = {field.name: value for field, value in quota.limits.ListFields()}
-    return quota.tenant, *(limits.get(name, "–") for name in names)
+    return quota.tenant, quota.adapter, *(limits.get(name, "–") for name in names)
 
 
 @command(app, "set")
@@ -37,7 +39,7 @@ def set_(
     adapter_bytes: Limit = None,
     resident_slots: Limit = None,
     cold_loads_per_minute: Limit = None,
-    adapter: Annotated[str, typer.Option(help="limits of this one adapter of the tenant")] = "",
+    adapter: OfAdapter = "",
 ) -> None:
     """Set a tenant's limits, whole: what is left out becomes unlimited."""
     limits = pb.Limits(
@@ -54,24 +56,32 @@ def set_(
 
 
 @command(app)
-def get(session: Session, tenant: Tenant) -> None:
+def get(session: Session, tenant: Tenant, adapter: OfAdapter = "") -> None:
     """Show a tenant's limits."""
-    request = pb.GetQuotaRequest(tenant=tenant)
+    request = pb.GetQuotaRequest(tenant=tenant, adapter=adapter)
     session.show(session.call(STUB, "GetQuota", request), lambda quota: _print_quotas([quota]))
 
 
 @command(app)
-def delete(session: Session, tenant: Tenant) -> None:
+def delete(session: Session, tenant: Tenant, adapter: OfAdapter = "") -> None:
     """Remove a tenant's limits: the defaults apply again."""
-    session.call(STUB, "DeleteQuota", pb.DeleteQuotaRequest(tenant=tenant))
-    console.print(f"deleted the quota of {tenant}")
+    answer = session.call(STUB, "DeleteQuota", pb.DeleteQuotaRequest(tenant=tenant, adapter=adapter))
+    whose = f"{tenant}/{adapter}" if adapter else tenant
+    session.show(answer, lambda _: console.print(f"deleted the quota of {whose}"))
 
 
 @command(app, "list")
 def list_(session: Session) -> None:
     """List tenants with limits of their own."""
     request = pb.ListQuotasRequest(page_size=1000)
-    session.show(session.call(STUB, "ListQuotas", request), lambda page: _print_quotas(page.quotas))
+    found: list[pb.Quota] = []
+    while True:
+        page: pb.ListQuotasResponse = session.call(STUB, "ListQuotas", request)
+        found.extend(page.quotas)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    session.show(pb.ListQuotasResponse(quotas=found), lambda page: _print_quotas(page.quotas))
 
 
 @command(app)

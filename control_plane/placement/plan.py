@@ -1,4 +1,4 @@
-"""Desired − observed → commands: a pure function of the registry and of what workers report.
+"""Desired − observed → commands: pure functions of the registry and of what workers report.
 
 Desired is little, because requests themselves bring adapters to workers:
 
@@ -13,22 +13,33 @@ Desired is little, because requests themselves bring adapters to workers:
 Every command is given at most once a generation of its adapter and start of its worker; the
 ledger (`control_plane.workers.ledger`) says which were. So an adapter that a worker's LRU displaced
 or an operator evicted stays out until a request wants it or its generation changes: the planner
-never fights either of them.
+never fights either of them. It is also the hysteresis: a worker that comes back, or one that ranks
+higher, is offered adapters, and nobody has to give any up for that.
+
+`plan` derives everything at once; `placement.desired` derives the same, change by change.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from control_plane.placement import commands
+from control_plane.placement import commands, rendezvous
 from control_plane.placement.commands import Command
-from control_plane.placement.rendezvous import ranked
 from control_plane.registry import traffic
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, Revision, RevisionState
 from control_plane.workers.types import HeldAdapter, Worker, WorkerState
 
 Adapters = Mapping[AdapterKey, Adapter]
-Placement = Mapping[str, Sequence[Adapter]]
+Held = Mapping[AdapterKey, Sequence[HeldAdapter]]
+Rank = tuple[bool, int, AdapterKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a worker's CPU cache has free."""
+
+    num_bytes: int
+    places: float  # infinite: bounded by bytes alone
 
 
 def plan(adapters: Adapters, workers: Sequence[Worker], *, version: int, num_holders: int) -> list[Command]:
@@ -36,121 +47,131 @@ def plan(adapters: Adapters, workers: Sequence[Worker], *, version: int, num_hol
 
     `version` is the registry's: it stands for the generation of adapters that no longer exist.
     """
-    placement = place(adapters.values(), workers, num_holders=num_holders)
+    placed = place(adapters.values(), workers, num_holders=num_holders)
     given: list[Command] = []
     for worker in workers:
         if worker.live:
-            placed = placement.get(worker.worker_id, ())
-            given += _drains(worker)
-            given += _corrections(worker, adapters, version)
-            given += _pins(worker, adapters, {adapter.key for adapter in placed})
-            given += _offers(worker, placed)
+            given += _plan_worker(worker, adapters, placed.get(worker.worker_id, ()), version)
     return given
 
 
-def place(adapters: Iterable[Adapter], workers: Sequence[Worker], *, num_holders: int) -> Placement:
-    """Return which adapters each ready worker is a holder of, the most wanted first."""
-    ready = [worker for worker in workers if worker.state is WorkerState.READY]
-    placement: dict[str, list[Adapter]] = {worker.worker_id: [] for worker in ready}
-    # Who is able depends on model and rank alone: asking every worker about each of 10,000 adapters
-    # took two thirds of the time.
-    able: dict[tuple[str, int], tuple[str, ...]] = {}
-    for adapter in sorted(adapters, key=_wanted, reverse=True):
-        kind = (adapter.base_model, adapter.current.rank)
-        if kind not in able:
-            able[kind] = _able(adapter, ready)
-        for worker_id in _best(adapter, able[kind], num_holders):
-            placement[worker_id].append(adapter)
-    return placement
-
-
-def holders(adapter: Adapter, workers: Sequence[Worker], *, num_holders: int) -> Sequence[str]:
-    """Return the workers that should hold an adapter, best first."""
-    return _best(adapter, _able(adapter, workers), num_holders)
-
-
-def _best(adapter: Adapter, able: tuple[str, ...], num_holders: int) -> Sequence[str]:
-    if adapter.current.state is not RevisionState.READY:
-        return ()
-    return _ranked(str(adapter.key), able)[:num_holders]
-
-
-def _able(adapter: Adapter, workers: Iterable[Worker]) -> tuple[str, ...]:
-    return tuple(worker.worker_id for worker in workers if _fits(worker, adapter))
-
-
-@lru_cache(maxsize=1 << 16)
-def _ranked(key: str, worker_ids: tuple[str, ...]) -> tuple[str, ...]:
-    # Hashing 2,000 adapters against 200 workers takes half a second; fleets change seldom.
-    return tuple(ranked(key, worker_ids))
-
-
-def _wanted(adapter: Adapter) -> tuple[bool, int]:
-    return (adapter.pin is not PinTier.NONE, adapter.resource_version)
-
-
-def _fits(worker: Worker, adapter: Adapter) -> bool:
-    return (
-        worker.state is WorkerState.READY
-        and adapter.base_model in ("", worker.base_model)
-        and adapter.current.rank <= worker.capacity.max_lora_rank
-    )
-
-
-def _drains(worker: Worker) -> Iterable[Command]:
-    if worker.state is WorkerState.DRAINING:
-        yield Command(worker.worker_id, 0, commands.Drain())
-
-
-def _corrections(worker: Worker, adapters: Adapters, version: int) -> Iterable[Command]:
-    stale: dict[AdapterKey, HeldAdapter] = {}
-    for held in worker.status.adapters:
-        adapter = adapters.get(held.key)
-        if adapter is None:
-            yield Command(worker.worker_id, version, commands.Evict(held.key, held.digest))
-        elif held.digest not in _served_digests(adapter):
-            stale.setdefault(held.key, held)
-    for key, held in stale.items():
-        # With the current revision there too, the old one only serves what still runs or names it.
-        if adapters[key].current.digest not in worker.status.held:
-            yield commands.reload(worker.worker_id, adapters[key], replaces_digest=held.digest)
-
-
-def _served_digests(adapter: Adapter) -> set[str]:
-    return {revision.digest for revision in traffic.served(adapter)}
-
-
-def _pins(worker: Worker, adapters: Adapters, placed: set[AdapterKey]) -> Iterable[Command]:
-    for held in worker.status.adapters:
-        adapter = adapters.get(held.key)
-        if adapter is None or held.digest != adapter.current.digest:
-            continue
-        if adapter.pin is not PinTier.NONE and adapter.key in placed:
-            yield commands.pin(worker.worker_id, adapter)
-        elif held.pinned:
-            action = commands.Pin(adapter.key, held.digest, PinTier.NONE)
-            yield Command(worker.worker_id, adapter.generation, action)
-
-
-def _offers(worker: Worker, placed: Sequence[Adapter]) -> Iterable[Command]:
-    free_bytes = worker.capacity.cpu_bytes - worker.status.cpu_bytes_used
-    limit = worker.capacity.max_cpu_loras
-    free_places = limit - len(worker.status.adapters) if limit else math.inf
-    known: dict[AdapterKey, set[str]] = {}
-    for held in worker.status.adapters:
-        known.setdefault(held.key, set()).add(held.digest)
+def _plan_worker(
+    worker: Worker, adapters: Adapters, placed: Sequence[Adapter], version: int
+) -> Iterator[Command]:
+    held, keys = held_by_key(worker), {adapter.key for adapter in placed}
+    yield from drains(worker)
+    for key, copies in held.items():
+        yield from corrections(worker, key, adapters.get(key), copies, version)
+        yield from pins(worker, adapters.get(key), copies, placed=key in keys)
+    left = room(worker)
     for adapter in placed:
-        for revision in _missing(adapter, known.get(adapter.key, set())):
-            free_bytes -= revision.size_bytes
-            free_places -= 1
-            if free_bytes < 0 or free_places < 0:
+        for revision in missing(adapter, held.get(adapter.key, ())):
+            left = Room(left.num_bytes - revision.size_bytes, left.places - 1)
+            if left.num_bytes < 0 or left.places < 0:
                 return
             yield commands.load(worker.worker_id, adapter, revision)
 
 
-def _missing(adapter: Adapter, held: set[str]) -> Iterable[Revision]:
-    for revision in traffic.served(adapter):
-        # A worker that holds only stale revisions gets the current one in their place: Reload's business.
-        reloads = revision is adapter.current and held and held.isdisjoint(_served_digests(adapter))
-        if revision.digest not in held and not reloads:
-            yield revision
+def place(
+    adapters: Iterable[Adapter], workers: Sequence[Worker], *, num_holders: int
+) -> Mapping[str, Sequence[Adapter]]:
+    """Return which adapters each worker is a holder of, the most wanted first."""
+    placed: dict[str, list[Adapter]] = {}
+    for adapter in sorted(adapters, key=rank):
+        for worker_id in holders(adapter, workers, num_holders=num_holders):
+            placed.setdefault(worker_id, []).append(adapter)
+    return placed
+
+
+def holders(adapter: Adapter, workers: Iterable[Worker], *, num_holders: int) -> Sequence[str]:
+    """Return the workers that should hold an adapter, best first."""
+    if adapter.current.state is not RevisionState.READY:
+        return ()
+    able = (worker.worker_id for worker in workers if fits(worker, adapter.base_model, adapter.current.rank))
+    return rendezvous.best(str(adapter.key), able, num_holders)
+
+
+def fits(worker: Worker, base_model: str, max_rank: int) -> bool:
+    """Whether a worker may become a holder of adapters of this model (empty: any) and rank."""
+    return (
+        worker.state is WorkerState.READY
+        and base_model in ("", worker.base_model)
+        and max_rank <= worker.capacity.max_lora_rank
+    )
+
+
+def rank(adapter: Adapter) -> Rank:
+    """Return a key that sorts the most wanted adapter first: pinned, then newest."""
+    return (adapter.pin is PinTier.NONE, -adapter.resource_version, adapter.key)
+
+
+def held_by_key(worker: Worker) -> Held:
+    """Return what a worker holds of each adapter."""
+    held: dict[AdapterKey, list[HeldAdapter]] = {}
+    for one in worker.status.adapters:
+        held.setdefault(one.key, []).append(one)
+    return held
+
+
+def room(worker: Worker) -> Room:
+    """Return what is free in a worker's CPU cache; negative when it is over its bound."""
+    limit = worker.capacity.max_cpu_loras
+    places = limit - len(worker.status.adapters) if limit else math.inf
+    return Room(worker.capacity.cpu_bytes - worker.status.cpu_bytes_used, places)
+
+
+def drains(worker: Worker) -> Iterator[Command]:
+    """A draining worker is told so."""
+    if worker.state is WorkerState.DRAINING:
+        yield Command(worker.worker_id, 0, commands.Drain())
+
+
+def corrections(
+    worker: Worker, key: AdapterKey, adapter: Adapter | None, held: Iterable[HeldAdapter], version: int
+) -> Iterator[Command]:
+    """What a worker holds of an adapter, and should not."""
+    if adapter is None:
+        for one in held:
+            yield Command(worker.worker_id, version, commands.Evict(key, one.digest))
+        return
+    digests = _digests(held)
+    # With the current revision there too, the old one only serves what still runs or names it.
+    if adapter.current.digest not in digests:
+        served = _served_digests(adapter)
+        stale = next((one.digest for one in held if one.digest not in served), None)
+        if stale is not None:
+            yield commands.reload(worker.worker_id, adapter, replaces_digest=stale)
+
+
+def pins(
+    worker: Worker, adapter: Adapter | None, held: Iterable[HeldAdapter], *, placed: bool
+) -> Iterator[Command]:
+    """The pin of the current revision, where the worker holds it: set on holders, else taken back."""
+    for one in held:
+        if adapter is None or one.digest != adapter.current.digest:
+            continue
+        if adapter.pin is not PinTier.NONE and placed:
+            yield commands.pin(worker.worker_id, adapter)
+        elif one.pinned:
+            action = commands.Pin(adapter.key, one.digest, PinTier.NONE)
+            yield Command(worker.worker_id, adapter.generation, action)
+
+
+def missing(adapter: Adapter, held: Iterable[HeldAdapter]) -> list[Revision]:
+    """Return the revisions that a holder should be offered, the current one first."""
+    digests, served = _digests(held), _served_digests(adapter)
+    # A worker that holds only stale revisions gets the current one in their place: Reload's business.
+    reloads = bool(digests) and digests.isdisjoint(served)
+    return [
+        revision
+        for revision in traffic.served(adapter)
+        if revision.digest not in digests and not (reloads and revision is adapter.current)
+    ]
+
+
+def _digests(held: Iterable[HeldAdapter]) -> set[str]:
+    return {one.digest for one in held}
+
+
+def _served_digests(adapter: Adapter) -> set[str]:
+    return {revision.digest for revision in traffic.served(adapter)}

@@ -5,6 +5,7 @@ of requests beyond their id and tokens. Invariant: a limit is never over-admitte
 replicas reserve at once, and what a crashed replica had reserved comes back when it expires.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -23,6 +24,13 @@ SETTLED_TTL_S = 600.0  # how long a repeated settle is recognised; a retry comes
 MAX_TOKENS = 1_000_000_000
 
 
+Settled = Callable[[str, int, int], object]  # tenant, prompt tokens, completion tokens; for metrics
+
+
+def _ignore(tenant: str, prompt_tokens: int, completion_tokens: int) -> None:
+    """Count nothing."""
+
+
 class Quotas:
     """Limits, reservations and usage of all tenants.
 
@@ -30,8 +38,11 @@ class Quotas:
     `reservation_ttl_s` unless it is renewed or settled.
     """
 
-    def __init__(self, redis: Redis, defaults: Limits, reservation_ttl_s: float) -> None:
+    def __init__(
+        self, redis: Redis, defaults: Limits, reservation_ttl_s: float, settled: Settled = _ignore
+    ) -> None:
         self._redis = redis
+        self._settled = settled
         self._defaults = defaults
         self._default_arguments = defaults.arguments()
         self._ttl_ms = round(reservation_ttl_s * 1000)
@@ -94,9 +105,9 @@ class Quotas:
                 raise QuotaExceeded(tenant, limit, int(maximum), _retry_after_s(limit, int(maximum), wait_us))
         raise InvalidArgument("request_id", request_id, "was used by a request that has ended")
 
-    async def settle(self, reservation: Reservation, prompt_tokens: int, completion_tokens: int) -> None:
-        """End a reservation with its true use and refund the rest; again: does nothing."""
-        await self._settle.run(
+    async def settle(self, reservation: Reservation, prompt_tokens: int, completion_tokens: int) -> bool:
+        """End a reservation with its true use and refund the rest; again: does nothing and returns False."""
+        settled = await self._settle.run(
             self._redis,
             _keys(reservation.tenant, reservation.request_id, reservation.adapter),
             (
@@ -107,6 +118,9 @@ class Quotas:
                 max(self._ttl_ms, round(SETTLED_TTL_S * 1000)),
             ),
         )
+        if settled:
+            self._settled(reservation.tenant, prompt_tokens, completion_tokens)
+        return bool(settled)
 
     async def release(self, reservation: Reservation) -> None:
         """End a reservation that used nothing: all tokens come back, the request still counts."""

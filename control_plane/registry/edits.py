@@ -47,7 +47,7 @@ def repeats(stored: Adapter, fresh: Adapter) -> bool:
         created_s=stored.created_s,
         updated_s=stored.updated_s,
     )
-    return declared == stored and _find(stored, fresh.current) is not None
+    return declared == stored and any(fresh.current.digest == kept.digest for kept in stored.revisions)
 
 
 def published(
@@ -59,18 +59,20 @@ def published(
     *,
     keep_current: bool = False,
 ) -> Adapter:
-    """Return it with the weights as its current revision; the current weights again change nothing.
+    """Return it with the weights as its current revision.
 
-    All traffic goes to the new revision. With `keep_current` it is added and nothing else changes;
-    weights that are kept already change nothing.
+    The digest is what they are: the current weights again make no revision, wherever they were read;
+    when that is another place, the revision is read from there from now on. All traffic goes to a new
+    revision. With `keep_current` it is only added, and weights that are kept already are none.
     """
     check_expected(adapter, expected_revision)
     adapter = replace(adapter, reload_policy=policy or adapter.reload_policy)
     revision = _revision(adapter.revisions[-1].number + 1, resolved, now_s)
-    if (adapter.current.digest, adapter.current.source) == (revision.digest, revision.source):
-        return adapter
+    known = adapter.revisions if keep_current else (adapter.current,)
+    if any(revision.digest == kept.digest for kept in known):
+        return _moved(adapter, revision)
     if keep_current:
-        return adapter if _find(adapter, revision) else _with(adapter, revision)
+        return _with(adapter, revision)
     whole = traffic_edits.undivided(adapter, now_s, f"revision {revision.number} was published")
     return _with(replace(whole, current_revision=revision.number), revision)
 
@@ -131,8 +133,11 @@ def _revision(number: int, resolved: Resolved, now_s: float) -> Revision:
     )
 
 
-def _find(adapter: Adapter, wanted: Revision) -> Revision | None:
-    for revision in adapter.revisions:
-        if (revision.digest, revision.source) == (wanted.digest, wanted.source):
-            return revision
-    return None
+def _moved(adapter: Adapter, to: Revision) -> Adapter:
+    """Return it with the revisions of these weights read from another place."""
+    # An older version of an object may be deleted once there is a newer one: the newest place is the
+    # one that stays.
+    revisions = [
+        replace(one, source=to.source) if one.digest == to.digest else one for one in adapter.revisions
+    ]
+    return replace(adapter, revisions=tuple(revisions))

@@ -29,6 +29,21 @@ def check_name(field: str, value: str) -> str:
     return value
 
 
+def check_length(field: str, value: str, most: int) -> str:
+    """Return a free text; InvalidArgument when it is too long, or has a NUL, which ends texts elsewhere."""
+    if len(value) > most:
+        raise InvalidArgument(field, f"{value[:32]}…", f"has {len(value)} characters, must be at most {most}")
+    if "\0" in value:
+        raise InvalidArgument(field, value, "must have no NUL character")
+    return value
+
+
+def check_size(field: str, size: int, most: int) -> None:
+    """Raise InvalidArgument when a list or map has too many items."""
+    if size > most:
+        raise InvalidArgument(field, size, f"items, must be at most {most}")
+
+
 def check_key(key: AdapterKey) -> AdapterKey:
     """Return the key; InvalidArgument when tenant or name is not well-formed."""
     check_name("tenant", key.tenant)

@@ -33,6 +33,13 @@ from control_plane.resolvers.chain import ResolverChain
 from control_plane.resolvers.types import Resolved, ResolveRequest
 from control_plane.store import keys
 
+# What one adapter may have: it is read and written as a whole, and every page of a listing has many.
+MAX_ALIASES = 64
+MAX_SHARED_WITH = 1000
+MAX_LABELS = 64
+MAX_LABEL_CHARACTERS = 256
+MAX_SOURCE_CHARACTERS = 4096
+MAX_BASE_MODEL_CHARACTERS = 512
 MAX_ATTEMPTS = 32  # commits that lose a race; each lost one means that another won
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -47,12 +54,14 @@ class Registry:
         limits_of: LimitsOf | None = None,
         *,
         outage_s: float = 0.0,
+        resolve_on_request: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._store = AdapterStore(redis, limits_of)
         self._lookups = Lookups(self._store.find, outage_s=outage_s, clock=clock)
         self._resolvers = resolvers
+        self._resolve_on_request = resolve_on_request
 
     async def register(self, new: NewAdapter) -> Adapter:
         """Read the source and store the adapter with revision 1; return the stored one on a repeat.
@@ -77,7 +86,7 @@ class Registry:
                     return stored
                 raise NameTaken("adapter", str(new.key), "exists with other content")
             try:
-                return await self._store.commit(None, fresh)
+                return await self._commit(None, fresh)
             except CommitConflict:
                 continue  # registered in between: compare with what is there now
         raise _contended(new.key)
@@ -88,6 +97,11 @@ class Registry:
         if adapter is None:
             raise NotFound("adapter", str(key))
         return adapter
+
+    async def get_shared(self, tenant: str, key: AdapterKey) -> Adapter | None:
+        """Return an adapter that its owner shares with a tenant; None when there is none to see."""
+        adapter = await self._store.find(key)
+        return adapter if adapter is not None and tenant in adapter.shared_with else None
 
     async def list(
         self,
@@ -178,7 +192,7 @@ class Registry:
         """Delete the adapter with its revisions, names and aliases; raise NotFound."""
         for _ in range(MAX_ATTEMPTS):
             try:
-                await self._store.commit(await self.get(key), None)
+                await self._commit(await self.get(key), None)
             except CommitConflict:
                 continue
             return
@@ -191,12 +205,15 @@ class Registry:
 
         Where traffic is split, the routing key chooses the revision: the same key, the same revision.
         Raises NotFound when it names nothing, and likewise when the tenant may not use it: whether
-        another tenant has an adapter is not for the caller to learn.
+        another tenant has an adapter is not for the caller to learn. With `resolve_on_request` an unknown
+        name of the tenant's own is first looked for by the resolvers; raises then as `register`.
         """
         if model in base_models:
             return Target(model)
         reference = names.parse_model(tenant, model)
         adapter = await self._lookups.find(reference.key) if reference else None
+        if reference is not None and adapter is None and reference.key.tenant == tenant:
+            adapter = await self._discover(reference.key, base_models)
         if reference is None or adapter is None or not _may_use(tenant, adapter):
             raise NotFound("model", model)
         try:
@@ -234,6 +251,28 @@ class Registry:
         """Return the resource version of the last change; 0 before the first."""
         return await self._store.version()
 
+    async def follow(self) -> None:
+        """Follow changes, for ever, so that `resolve` need not read what has not changed.
+
+        Raises StoreUnavailable and StaleRevision; `resolve` reads every time until it is called again.
+        """
+        await self._lookups.follow(await self.version(), self.changes)
+
+    async def _discover(self, key: AdapterKey, base_models: Collection[str]) -> Adapter | None:
+        """Register what a resolver has under this name; None when none has, which is remembered a while."""
+        if not self._resolve_on_request:
+            return None
+        base_model = next(iter(base_models)) if len(base_models) == 1 else ""
+        try:
+            return await self.register(NewAdapter(key=key, base_model=base_model, confined=True))
+        except NotFound:
+            return None
+
+    async def _commit(self, before: Adapter | None, after: Adapter | None) -> Adapter:
+        committed = await self._store.commit(before, after)
+        self._lookups.drop(committed.key)  # before the caller hears of it, not when the change comes round
+        return committed
+
     async def _change(self, key: AdapterKey, edit: Callable[[Adapter, float], Adapter]) -> Adapter:
         """Commit an edit of the stored adapter at a time, made anew whenever another change came first."""
         now_s = await self._store.now_s()
@@ -243,12 +282,13 @@ class Registry:
             if changed == stored:
                 return stored
             try:
-                return await self._store.commit(stored, replace(changed, updated_s=now_s))
+                return await self._commit(stored, replace(changed, updated_s=now_s))
             except CommitConflict:
                 continue
         raise _contended(key)
 
     async def _resolve(self, request: ResolveRequest, expected_digest: str) -> Resolved:
+        names.check_length("source", request.source, MAX_SOURCE_CHARACTERS)
         if expected_digest and not _DIGEST.fullmatch(expected_digest):
             raise InvalidArgument("expected_digest", expected_digest, "must be 'sha256:' and 64 hex digits")
         resolved = await self._resolvers.resolve(request)
@@ -276,6 +316,13 @@ async def _merged(
 
 def _check_new(new: NewAdapter) -> None:
     names.check_key(new.key)
+    names.check_size("aliases", len(new.aliases), MAX_ALIASES)
+    names.check_size("shared_with", len(new.shared_with), MAX_SHARED_WITH)
+    names.check_size("labels", len(new.labels), MAX_LABELS)
+    for label, value in new.labels.items():
+        names.check_length("labels", label, MAX_LABEL_CHARACTERS)
+        names.check_length(f"labels[{label!r}]", value, MAX_LABEL_CHARACTERS)
+    names.check_length("base_model", new.base_model, MAX_BASE_MODEL_CHARACTERS)
     for alias in new.aliases:
         names.check_name("aliases", alias)
     for tenant in new.shared_with:

@@ -1,6 +1,6 @@
 """Adapters and their revisions as values: what exists, nothing about where it runs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 
@@ -131,6 +131,11 @@ class Adapter:
             if revision.number == number:
                 return revision
         raise KeyError(number)
+
+
+def as_shared_with(adapter: Adapter, tenant: str) -> Adapter:
+    """Return what a tenant that an adapter is shared with may know of it: not with whom else it is."""
+    return replace(adapter, shared_with=(tenant,), labels={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,21 +45,30 @@ class FilesystemResolver:
             directory = self._roots.canonical(candidate)
             if request.confined:
                 self._roots.check_inside(directory, request.tenant)
-            if directory.is_dir():
+            if os.path.isdir(directory):  # not Path's own, which raises for a name that is too long
                 return directory
         return None
 
     def _candidates(self, request: ResolveRequest) -> tuple[Path, ...]:
         if not request.source:
             return tuple(self._roots.candidates(request.tenant, request.name))
-        if "\0" in request.source:
+        path = _path_of(request.source)
+        if path is None:
+            return ()  # another resolver's
+        if "\0" in path:
             raise Refused("a path has no NUL character")
-        if request.source.startswith("/"):
-            return (Path(request.source),)
-        url = urlsplit(request.source)
-        if url.scheme == "file" and url.netloc in ("", "localhost"):
-            return (Path(unquote(url.path)),)
-        return ()  # another resolver's
+        return (Path(path),)
+
+
+def _path_of(source: str) -> str | None:
+    """Return the absolute path that a source names; None when it is none."""
+    if source.startswith("/"):
+        return source
+    try:
+        url = urlsplit(source)
+    except ValueError:  # a bracket in what should be a host
+        return None
+    return unquote(url.path) if url.scheme == "file" and url.netloc in ("", "localhost") else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,14 @@ workers to say.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from control_plane.errors import Refused
+
+MAX_RANK = 1_000_000
+MAX_CHARACTERS = 1 << 18  # of an option; the longest lists of modules have some ten thousand
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,18 @@ def parse_config(where: str, content: bytes) -> PeftConfig:
     base_model = config.get("base_model_name_or_path") or ""
     if not isinstance(base_model, str):
         raise Refused(f"{where}: base_model_name_or_path must be a string, not {base_model!r}")
+    _check_text(f"{where}: base_model_name_or_path", (base_model,))
     return PeftConfig(_rank(where, config), _target_modules(where, config), base_model)
+
+
+def _check_text(option: str, texts: Sequence[str]) -> None:
+    """Refuse what a registry cannot keep: half characters, and text beyond all measure."""
+    size = sum(map(len, texts))
+    if size > MAX_CHARACTERS:
+        raise Refused(f"{option} has {size} characters, at most {MAX_CHARACTERS} are kept")
+    for text in texts:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise Refused(f"{option}: {text!r} is no valid Unicode")
 
 
 def _rank(where: str, config: dict[str, Any]) -> int:
@@ -46,13 +61,16 @@ def _rank(where: str, config: dict[str, Any]) -> int:
     for option, rank in ranks.items():
         if type(rank) is not int or rank < 1:  # a bool is an int, and no rank
             raise Refused(f"{where}: {option} must be a positive integer, not {rank!r}")
+        if rank > MAX_RANK:
+            raise Refused(f"{where}: {option} must be at most {MAX_RANK}, not {rank}")
     return int(max(ranks.values()))
 
 
 def _target_modules(where: str, config: dict[str, Any]) -> tuple[str, ...]:
     modules = config.get("target_modules") or []
     if isinstance(modules, str):
-        return (modules,)
+        modules = [modules]
     if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
         raise Refused(f"{where}: target_modules must be a string or a list of strings, not {modules!r}")
+    _check_text(f"{where}: target_modules", modules)
     return tuple(sorted(modules))

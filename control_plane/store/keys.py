@@ -9,12 +9,13 @@ REGISTRY_ADAPTERS = "lp:{registry}:adapters"  # hash  tenant/name → stored ada
 REGISTRY_NAMES = "lp:{registry}:names"  # hash  tenant/name-or-alias → tenant/name
 REGISTRY_INDEX = "lp:{registry}:index"  # zset  tenant/name, all of score 0: the order of listings
 REGISTRY_VERSION = "lp:{registry}:version"  # integer: the last change's number
+REGISTRY_FORMAT = "lp:{registry}:format"  # integer: what of the registry is there, see registry.migration
 REGISTRY_CHANGES = "lp:{registry}:changes"  # stream: one entry a change, its id is `<version>-0`
 QUOTA_INDEX = "lp:{quotas}:index"  # zset  tenant/adapter with limits of their own, score 0
 ACCESS_KEYS = "lp:{access}:keys"  # hash  key id → stored API key
 ACCESS_USED = "lp:{access}:used"  # hash  key id → Unix time of its last use, within seconds
 ACCESS_AUDIT = "lp:{access}:audit"  # stream: one entry a call that changed something
-ACCESS_GRANT_KEY = "lp:{access}:grant-key"  # string: the private key that signs grants
+ACCESS_GRANT_KEYS = "lp:{access}:grant-keys"  # zset: private keys that sign grants, by when they begin
 
 
 def registry_held(tenant: str) -> str:

@@ -114,10 +114,12 @@ class Directory:
         try:
             while True:
                 streams: Any = await reader.xread({keys.WORKER_CHANGES: position}, count=256, block=BLOCK_MS)
-                for position, entry in entries_of(streams):  # noqa: B007, PLR1704
+                entries = entries_of(streams)
+                for entry in _last_of_each(entries):
                     change = await self._change(entry)
                     if change is not None:
                         yield change
+                position = entries[-1][0] if entries else position
         finally:
             await reader.aclose()
 
@@ -128,6 +130,12 @@ class Directory:
             return await self.read(entry["worker"])
         except NotFound:
             return None  # its retention ended since
+
+
+def _last_of_each(entries: list[tuple[str, dict[str, str]]]) -> list[dict[str, str]]:
+    """Return the last record and the last renewal of each worker: a record is read as it is now anyway."""
+    last = {(entry["worker"], entry["what"]): number for number, (_, entry) in enumerate(entries)}
+    return [entries[number][1] for number in sorted(last.values())]
 
 
 def entries_of(reply: Any) -> list[tuple[str, dict[str, str]]]:

@@ -7,7 +7,7 @@ when Redis is silent.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 
 from control_plane.errors import NotFound
@@ -24,15 +24,18 @@ class Fleet:
         self._directory = directory
         self._clock = clock
         self._workers: dict[str, Worker] = {}
+        self._listed: tuple[Worker, ...] | None = ()  # by id; None: something changed since
         self._held = HeldByTenant()
         self._leases: dict[str, float] = {}  # worker → end of its lease on the local clock; live ones only
         self._leases_changed = asyncio.Event()
         self._watchers: set[_Watcher] = set()
         self._known = asyncio.Event()
 
-    def workers(self) -> list[Worker]:
+    def workers(self) -> Sequence[Worker]:
         """Return all workers by id, lost ones too."""
-        return [self._workers[worker_id] for worker_id in sorted(self._workers)]
+        if self._listed is None:  # every request asks: sorted once a change
+            self._listed = tuple(self._workers[worker_id] for worker_id in sorted(self._workers))
+        return self._listed
 
     def get(self, worker_id: str) -> Worker:
         """Return one worker; raise NotFound."""
@@ -151,6 +154,7 @@ class Fleet:
 
     def _set(self, worker: Worker) -> None:
         self._workers[worker.worker_id] = worker
+        self._listed = None
         self._held.replace(worker)
 
     def _announce(self, worker_id: str) -> None:

@@ -1,32 +1,32 @@
 """Planner: keeps workers at what the registry says, for as long as this replica leads.
 
-Owns the copy of the registry that planning reads, and the commands in flight. What to command is
-`placement.plan`'s decision, what was answered is the ledger's. Invariant: nothing depends on a
-command having arrived: whatever is missing is derived again from the next snapshot.
+Owns the following of registry and fleet, and the sending. What to command is decided by
+`placement.desired` (kept in the `picture`), what was answered is the ledger's, what is in flight is
+`orders`'. Invariant: nothing depends on an event or a command having arrived: what is missing is
+derived again when a worker says hello, when a refusal may be repeated, and in every round of the
+`sweep`.
+
+Each change is planned by itself: only the pairs (worker, adapter) that it concerns are looked at.
+Long changes (a worker that joins or leaves) and the sweep give way to others every few milliseconds.
 """
 
 import asyncio
-from collections import defaultdict
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import structlog
-
-from control_plane.errors import NotFound, NoWorker
-from control_plane.placement.commands import Command, Drain, Evict, Load
-from control_plane.placement.plan import plan
 from control_plane.registry.changes import ChangeKind
 from control_plane.registry.service import Registry
-from control_plane.registry.types import Adapter, AdapterKey
+from control_plane.registry.types import AdapterKey
 from control_plane.workers.dispatch import Dispatcher
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.ledger import Ledger
+from control_plane.workers.orders import Orders
 from control_plane.workers.outage import ride_out
-from control_plane.workers.types import Outcome, Worker
-
-# A worker reads adapters with one or two threads: a longer line would only run into time-outs.
-MAX_IN_FLIGHT = 8
-_log = structlog.get_logger(__name__)
+from control_plane.workers.pace import Pace
+from control_plane.workers.picture import Picture
+from control_plane.workers.plan_costs import Cause, PlanCosts
+from control_plane.workers.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,8 @@ class Desk:
     dispatcher: Dispatcher
     num_holders: int
     clock: Callable[[], float]  # Unix time, as the ledger's
+    sweep_s: float = 60.0
+    costs: PlanCosts = field(default_factory=PlanCosts)  # of all terms
 
     async def lead(self, fencing_token: int) -> None:
         """Plan until cancelled; every command carries the token of this term."""
@@ -50,128 +52,87 @@ class Planner:
 
     def __init__(self, desk: Desk, fencing_token: int) -> None:
         self._desk = desk
-        self._fencing_token = fencing_token
-        self._adapters: dict[AdapterKey, Adapter] = {}
-        self._version = 0
-        self._wake = asyncio.Event()
-        self._in_flight: dict[str, set[AdapterKey]] = defaultdict(set)
+        self._picture = Picture(desk.registry, desk.fleet, num_holders=desk.num_holders, costs=desk.costs)
+        self._sweep = Sweep(desk.registry, desk.fleet, self._picture, every_s=desk.sweep_s)
+        self._orders = Orders(
+            desk.ledger,
+            desk.dispatcher,
+            fencing_token=fencing_token,
+            clock=desk.clock,
+            ended=self._picture.look_at,
+            exists=self._picture.exists,
+        )
 
     async def run(self) -> None:
-        """Read everything, then plan at every change."""
+        """Read everything, then plan every change."""
         await self._desk.fleet.known()
-        await self._read_registry()
+        version = await self._read()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow_registry())
+            tasks.create_task(self._follow_registry(version))
             tasks.create_task(self._follow_fleet())
+            tasks.create_task(self._sweep.run())
             while True:
-                self._wake.clear()
-                next_retry_s = self._send_due(tasks)
-                await self._woken(next_retry_s)
+                self._picture.changed.clear()
+                await self._woken(self._send_due(tasks))
 
-    async def _read_registry(self) -> None:
+    async def _read(self) -> int:
+        """Read the fleet, then the registry; return the version from which to follow it.
+
+        In this order each adapter is ranked once. Nothing is sent before the end: until then whatever
+        a worker holds looks deleted.
+        """
         self._desk.ledger.forget()
-        self._version = await self._desk.registry.version()
+        for worker in self._desk.fleet.workers():
+            await self._picture.observe(worker.worker_id, Cause.READ)
+        version = await self._desk.registry.version()
         async for adapter in self._desk.registry.all():
-            self._adapters[adapter.key] = adapter
-            await self._desk.ledger.load(adapter.key)
-        await self._desk.ledger.load(Drain.key)
+            await self._picture.put(adapter, Cause.READ)
+        return version
 
-    async def _follow_registry(self) -> None:
-        async for change in self._desk.registry.changes(self._version):
+    async def _follow_registry(self, version: int) -> None:
+        async for change in self._desk.registry.changes(version):
+            adapter = change.adapter
             if change.kind is ChangeKind.DELETED:
-                self._adapters.pop(change.adapter.key, None)
+                await self._picture.remove(adapter.key, adapter.resource_version, Cause.ADAPTER)
             else:
-                self._adapters[change.adapter.key] = change.adapter
-            self._version = change.adapter.resource_version
-            self._wake.set()
+                await self._picture.put(adapter, Cause.ADAPTER)
 
     async def _follow_fleet(self) -> None:
-        seen: dict[str, object] = {}
         async for worker in self._desk.fleet.watch():
-            # Most reports only say how busy a worker is, which is nothing to plan by.
-            matters = _what_matters(worker)
-            if seen.get(worker.worker_id) != matters:
-                seen[worker.worker_id] = matters
-                self._wake.set()
+            await self._picture.observe(worker.worker_id, Cause.REPORT)
 
-    async def _woken(self, next_retry_s: float | None) -> None:
+    async def _woken(self, next_due_s: float | None) -> None:
         try:
-            async with asyncio.timeout(next_retry_s):
-                await self._wake.wait()
+            async with asyncio.timeout(next_due_s):
+                await self._picture.changed.wait()
         except TimeoutError:
-            return  # a refused command may be given again
+            return  # something postponed is due
 
     def _send_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Send what may be sent now; return in how many seconds something else may be."""
-        now = self._desk.clock()
-        later: list[float] = []
-        workers = self._desk.fleet.workers()
-        by_id = {worker.worker_id: worker for worker in workers}
-        for command in plan(
-            self._adapters, workers, version=self._version, num_holders=self._desk.num_holders
-        ):
-            worker, in_flight = by_id[command.worker_id], self._in_flight[command.worker_id]
+        now_s, pace, agenda = self._desk.clock(), Pace(time.perf_counter), self._picture.agenda
+        agenda.ripen(now_s)
+        for worker_id in agenda.workers():
+            while not self._orders.full(worker_id):
+                key = agenda.take(worker_id)
+                if key is None:
+                    break
+                self._look(worker_id, key, now_s, tasks)
+                if pace.is_over:
+                    return 0.0
+        return None if agenda.next_s is None else max(0.0, agenda.next_s - now_s)
+
+    def _look(self, worker_id: str, key: AdapterKey, now_s: float, tasks: asyncio.TaskGroup) -> None:
+        """Give a pair's next command, if there is one and its time has come."""
+        if self._orders.busy(worker_id, key):
+            return  # looked at again when that one is answered
+        for command in self._picture.commands(worker_id, key):
+            worker = self._desk.fleet.get(worker_id)
             retry_at_s = self._desk.ledger.retry_at_s(worker, command)
-            if retry_at_s is None or command.action.key in in_flight:
+            if retry_at_s is None:
                 continue
-            if retry_at_s > now:
-                later.append(retry_at_s - now)
-            elif len(in_flight) < MAX_IN_FLIGHT:
-                in_flight.add(command.action.key)
-                tasks.create_task(self._send(worker, command))
-        return min(later, default=None)
-
-    async def _send(self, worker: Worker, command: Command) -> None:
-        try:
-            if not await self._overtaken(worker, command):
-                outcome = await self._outcome(command)
-                await self._desk.ledger.record(worker, command, outcome)
-                _log_outcome(command, outcome)
-        finally:
-            self._in_flight[command.worker_id].discard(command.action.key)
-            self._wake.set()
-
-    async def _outcome(self, command: Command) -> Outcome:
-        try:
-            return await self._desk.dispatcher.send(command, fencing_token=self._fencing_token)
-        except NoWorker as error:
-            # An answer like any other: without it, a worker that cannot be reached is tried at once again.
-            return Outcome(ok=False, reason=str(error))
-
-    async def _overtaken(self, worker: Worker, command: Command) -> bool:
-        """Whether something happened that this snapshot does not show yet."""
-        match command.action:
-            case Evict(key):
-                # Registered a moment ago and loaded by a request, before its change came here?
-                return await self._exists(key)
-            case Load(key):
-                # Evicted by an operator on another replica?
-                await self._desk.ledger.load(key)
-                retry_at_s = self._desk.ledger.retry_at_s(worker, command)
-                return retry_at_s is None or retry_at_s > self._desk.clock()
-            case _:
-                return False
-
-    async def _exists(self, key: AdapterKey) -> bool:
-        try:
-            return (await self._desk.registry.get(key)).key == key
-        except NotFound:
-            return False
-
-
-def _what_matters(worker: Worker) -> object:
-    held = tuple((held.digest, held.pinned) for held in worker.status.adapters)
-    return worker.instance_id, worker.session, worker.state, held
-
-
-def _log_outcome(command: Command, outcome: Outcome) -> None:
-    log = _log.info if outcome.ok else _log.warning
-    log(
-        "command done" if outcome.ok else "command refused",
-        verb=command.action.verb.value,
-        adapter=str(command.action.key),
-        worker_id=command.worker_id,
-        generation=command.generation,
-        reason=outcome.reason,
-        elapsed_s=round(outcome.elapsed_s, 4),
-    )
+            if retry_at_s > now_s:
+                self._picture.agenda.postpone((worker_id, key), retry_at_s)
+            else:
+                self._orders.give(worker, command, tasks)
+                return

@@ -7,13 +7,15 @@ ends exactly once, by ACK, NACK, time-out or the end of the stream.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
 from control_plane.errors import InvalidArgument, NoWorker, StaleRevision, StoreUnavailable
 from control_plane.workers import convert
+from control_plane.workers.direct import DirectRequests
 from control_plane.workers.directory import Directory
 from control_plane.workers.leader import Leadership
 from control_plane.workers.types import Outcome, Worker, WorkerStatus
@@ -21,6 +23,7 @@ from protos.sync.v1 import sync_pb2 as sync
 
 LEASES_PER_TTL = 3
 MAX_OUTBOX = 256  # commands waiting for a worker that reads slowly; more wait in their senders
+LAST_WRITE_S = 1.0  # for the message under way when the stream ends
 _log = structlog.get_logger(__name__)
 
 Send = Callable[[sync.ControlMessage], Awaitable[None]]
@@ -32,6 +35,8 @@ class Session:
     def __init__(self, worker: Worker, *, command_timeout_s: float) -> None:
         self.worker = worker
         self.unwritten = False  # the last report did not reach Redis
+        self.reported = asyncio.Event()
+        self.newest = sync.ObservedState()  # what was reported last; those before it need not be written
         self.outbox: asyncio.Queue[sync.ControlMessage] = asyncio.Queue(MAX_OUTBOX)
         self._command_timeout_s = command_timeout_s
         self._answers: dict[str, asyncio.Future[Outcome]] = {}
@@ -64,6 +69,11 @@ class Session:
         self.worker = replace(self.worker, status=status)
         return changed
 
+    def settled(self, request_id: str) -> None:
+        """Tell the worker that a direct request's account is closed; one that reads too slowly asks again."""
+        with suppress(asyncio.QueueFull):
+            self.outbox.put_nowait(sync.ControlMessage(settled=sync.DirectSettled(request_id=request_id)))
+
     def end(self) -> None:
         """No more comes from this stream: commands without an answer have none."""
         if not self._ended.done():
@@ -85,15 +95,17 @@ class Sessions:
         self,
         directory: Directory,
         leadership: Leadership,
+        direct: DirectRequests,
         *,
         replica: str,
-        grant_keys: tuple[tuple[str, str], ...],
+        grant_keys: Callable[[], Iterable[tuple[str, str]]],
         lease_s: float,
         command_timeout_s: float,
         new_id: Callable[[], str],
         heard: Callable[[Worker, float], None],
     ) -> None:
         self._directory = directory
+        self._direct = direct
         self._heard = heard
         self._leadership = leadership
         self._replica = replica
@@ -118,6 +130,7 @@ class Sessions:
                 helpers = (
                     tasks.create_task(self._renew(session)),
                     tasks.create_task(_deliver(session, send)),
+                    tasks.create_task(self._write_reports(session)),
                     tasks.create_task(session.replaced()),
                 )
                 await self._listen(session, messages)
@@ -147,12 +160,15 @@ class Sessions:
         while (message := await self._next(messages)) is not None:
             match message.WhichOneof("message"):
                 case "observed":
-                    changed = session.observe(convert.status_from_proto(message.observed.status))
-                    await self._report(session, changed=changed)
+                    session.newest = message.observed
+                    session.reported.set()
                 case "ack":
                     session.answer(message.ack.command_id, convert.outcome_from_ack(message.ack))
                 case "nack":
                     session.answer(message.nack.command_id, convert.outcome_from_nack(message.nack))
+                case "direct":
+                    worker = session.worker
+                    self._direct.hear(worker.session, worker.worker_id, message.direct, session.settled)
                 case other:
                     raise InvalidArgument("message", other, "may not follow the hello")
 
@@ -162,6 +178,17 @@ class Sessions:
                 return await anext(messages, None)
         except TimeoutError:
             raise NoWorker(f"nothing was heard for {self._lease_s:g} s") from None
+
+    async def _write_reports(self, session: Session) -> None:
+        """Write the newest report, again and again: what comes while one is written, is written as one.
+
+        Answers to commands do not wait for it, and under load reports become fewer, not later.
+        """
+        while True:
+            await session.reported.wait()
+            session.reported.clear()
+            changed = session.observe(convert.status_from_proto(session.newest.status))
+            await self._report(session, changed=changed)
 
     async def _report(self, session: Session, *, changed: bool) -> None:
         try:
@@ -185,7 +212,7 @@ class Sessions:
                 fencing_token=self._leadership.token,
                 ttl_s=self._lease_s,
                 grant_keys=[
-                    sync.GrantKey(key_id=key_id, public_key_pem=pem) for key_id, pem in self._grant_keys
+                    sync.GrantKey(key_id=key_id, public_key_pem=pem) for key_id, pem in self._grant_keys()
                 ],
             )
             await session.outbox.put(sync.ControlMessage(lease=lease))
@@ -194,6 +221,7 @@ class Sessions:
     async def _close(self, session: Session) -> None:
         session.end()
         worker = session.worker
+        self._direct.leave(worker.session)
         if self._sessions.get(worker.worker_id) is session:
             del self._sessions[worker.worker_id]
         try:
@@ -206,7 +234,16 @@ class Sessions:
 
 async def _deliver(session: Session, send: Send) -> None:
     while True:
-        await send(await session.outbox.get())
+        writing = asyncio.ensure_future(send(await session.outbox.get()))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # The stream's status can follow a message, not overtake it: gRPC would refuse the status, and
+            # the worker never hear of its end. One that does not read gets no more time than this.
+            await asyncio.wait({writing}, timeout=LAST_WRITE_S)
+            if not writing.cancel():
+                writing.exception()  # of a worker that is gone: nobody waits for it any more
+            raise
 
 
 def _gone(worker: Worker) -> NoWorker:

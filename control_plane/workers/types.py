@@ -58,6 +58,11 @@ class HeldAdapter:
     cpu_bytes: int = 0
     disk_bytes: int = 0
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether the worker may evict it from memory."""
+        return self.tier in (Tier.SLOT, Tier.CPU) and not self.leases and not self.pinned
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
@@ -77,11 +82,14 @@ class WorkerStatus:
     # Derived once a report, because every request asks every worker what it holds.
     held: dict[str, HeldAdapter] = field(init=False, repr=False, compare=False)  # by digest
     num_resident: int = field(init=False, repr=False, compare=False)  # adapters in slots
+    longest_idle_s: float = field(init=False, repr=False, compare=False)  # of what could be evicted
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "held", {adapter.digest: adapter for adapter in self.adapters})
         resident = sum(adapter.tier is Tier.SLOT for adapter in self.adapters)
         object.__setattr__(self, "num_resident", resident)
+        idle_s = (held.idle_s for held in self.adapters if held.may_leave)
+        object.__setattr__(self, "longest_idle_s", max(idle_s, default=0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,8 +48,11 @@ class Copies:
         self._cache.hold(digest)
         copy = Copy(digest, packed, pages, staged, self._clock())
         self._running[digest] = copy
-        self._queue.submit(digest, lambda: self._pool.write(pages, packed), urgent=True)
+        self._queue.submit(digest, lambda: self._write(copy), urgent=True)
         return copy
+
+    def _write(self, copy: Copy) -> None:
+        copy.packed = self._pool.write(copy.pages, copy.packed)
 
     def advance(self) -> list[Copy]:
         """The copies that ended. Each must be settled once its pages are bound or given back."""

@@ -1,10 +1,11 @@
 """Disk cache: adapter files by content digest, bounded in bytes, kept over restarts.
 
-An entry is a directory named by its digest. It is written beside the others under a passing name,
-and renamed into place only once its reader has found the digest right, so a crash leaves whole
-entries or none. Nothing is synced to the disk: what a power cut damaged shows when it is read,
+An entry is a directory named by its digest, of files whose digest was found right. It is written
+beside the others under a passing name and renamed into place, so a crash leaves whole entries or
+none. Nothing is synced to the disk: what a power cut damaged shows when it is read,
 since every read checks the digest. The longest unused entry goes first. Knows nothing of what the
-bytes mean; used by loader threads alone, and by one process at a time.
+bytes mean; changed by loader threads alone, and used by one process at a time. The step loop asks
+for sizes and changes, and never waits for the lock: it is held while files are removed.
 """
 
 import fcntl
@@ -12,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,9 @@ class DiskCache:
         self._lock = Lock()
         self._sizes: OrderedDict[str, int] = OrderedDict()  # by entry name, longest unused first
         self.num_bytes = 0  # of all entries, and of those being written; read by other threads too
+        self.num_evicted = 0  # entries, ever
         self._read: Counter[str] = Counter()  # entries being read, which are not evicted
+        self._changed: deque[str] = deque()  # names of entries that came or left
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock_file = _lock_directory(directory)
         self._scan()
@@ -50,6 +53,14 @@ class DiskCache:
 
     def __len__(self) -> int:
         return len(self._sizes)
+
+    def size_of(self, digest: str) -> int:
+        """Bytes of an entry; 0 when there is none. Any thread."""
+        return self._sizes.get(_entry_name(digest) or "", 0)
+
+    def take_changed(self) -> set[str]:
+        """Digests whose entries came or left since this was last asked. One thread, any."""
+        return {f"sha256:{self._changed.popleft()}" for _ in range(len(self._changed))}
 
     @contextmanager
     def reading(self, digest: str) -> Iterator[Path | None]:
@@ -71,39 +82,22 @@ class DiskCache:
                 self._read[name] -= 1
             self._stamp(name)
 
-    @contextmanager
-    def landing(self, files: Mapping[str, bytes]) -> Iterator[Path | None]:
-        """A directory with these files until the context ends or `keep` takes it over.
+    def put(self, digest: str, files: Mapping[str, bytes]) -> bool:
+        """Keep files of this digest, in the place of an older entry, evicting others for them.
 
-        None when they find no room, or when the disk does not take them.
+        False when they find no room, or when the disk does not take them.
         """
-        num_bytes = sum(map(len, files.values()))
-        if not self._reserve(num_bytes):
-            yield None
-            return
-        path: Path | None = None
-        try:
-            path = self._write(files)
-            yield path
-        finally:
-            with self._lock:
-                self.num_bytes -= num_bytes
-            if path is not None:
-                shutil.rmtree(path, ignore_errors=True)  # gone already when it was kept
-
-    def keep(self, digest: str, landing: Path) -> None:
-        """What landed has this digest: make it an entry, in the place of an older one."""
         name = _entry_name(digest)
-        if name is None:
-            return
-        num_bytes = _size(landing)
+        num_bytes = sum(map(len, files.values()))
+        if name is None or not self._reserve(num_bytes):
+            return False
+        landing = self._write(files)
         with self._lock:
-            if self._read[name]:
-                return  # the same bytes are in use
-            self._remove(name)
-            landing.rename(self._directory / name)
-            self._sizes[name] = num_bytes
-            self.num_bytes += num_bytes
+            self.num_bytes -= num_bytes
+            kept = landing is not None and self._enter(name, landing, num_bytes)
+        if landing is not None:
+            shutil.rmtree(landing, ignore_errors=True)  # gone already when it was kept
+        return kept
 
     def drop(self, digest: str) -> None:
         """The entry is damaged."""
@@ -140,22 +134,39 @@ class DiskCache:
                 if self.num_bytes + num_bytes <= self.max_bytes:
                     break
                 self._remove(name)
+                self.num_evicted += 1
             self.num_bytes += num_bytes
             return True
 
     def _write(self, files: Mapping[str, bytes]) -> Path | None:
-        path = Path(tempfile.mkdtemp(prefix=LANDING, dir=self._directory))
+        path: Path | None = None
         try:
+            path = Path(tempfile.mkdtemp(prefix=LANDING, dir=self._directory))
             for name, data in files.items():
                 (path / name).write_bytes(data)
         except OSError:  # full, or gone: the cache is an aid, its caller does without
-            shutil.rmtree(path, ignore_errors=True)
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
             return None
         return path
+
+    def _enter(self, name: str, landing: Path, num_bytes: int) -> bool:
+        if self._read[name]:
+            return True  # the same bytes are in use
+        self._remove(name)
+        try:
+            landing.rename(self._directory / name)
+        except OSError:
+            return False
+        self._sizes[name] = num_bytes
+        self.num_bytes += num_bytes
+        self._changed.append(name)
+        return True
 
     def _remove(self, name: str) -> None:
         if name in self._sizes:
             self.num_bytes -= self._sizes.pop(name)
+            self._changed.append(name)
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
     def _stamp(self, name: str) -> None:

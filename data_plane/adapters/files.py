@@ -36,16 +36,22 @@ class AdapterDirectory:
         what = f"{self._uri}: {name}"
         # Non-blocking, because opening a pipe would wait for its writer.
         fd = self._open(self._canonical(self._path / name, what=what), what=what, flags=os.O_NONBLOCK)
+        # A file object of the descriptor of a directory cannot be made: `open` raises and leaves it open.
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise AdapterRefused(f"{what} is not a regular file")
         with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise AdapterRefused(f"{what} is not a regular file")
             if status.st_size > max_bytes:
                 raise AdapterRefused(f"{what} has {status.st_size} bytes, at most {max_bytes} can be needed")
             try:
-                return file.read(max_bytes)
+                # One more than there is, to see growth; not `max_bytes`, because a buffer of it is set aside.
+                data = file.read(status.st_size + 1)
             except OSError as error:
                 raise AdapterUnreadable(f"{what}: {error.strerror}") from error
+        if len(data) > status.st_size:
+            raise AdapterUnreadable(f"{what} grew while it was read")
+        return data
 
     def _canonical(self, path: Path, *, what: str) -> Path:
         canonical = Path(os.path.realpath(path))
@@ -79,7 +85,10 @@ class AdapterDirectory:
 
 
 def _path_of(uri: str) -> Path:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # a bracket in what should be a host
+        raise AdapterRefused(f"{uri!r} is not a path or URI: {error}") from error
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         path = unquote(parts.path)
     elif parts.scheme:

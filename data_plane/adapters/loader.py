@@ -4,7 +4,7 @@ Runs on loader threads. A disk entry is believed only after its digest was check
 dropped and the source is read instead. A disk that fails or is full costs speed, never an answer.
 """
 
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,6 @@ import structlog
 
 from data_plane.adapters.disk_cache import DiskCache
 from data_plane.adapters.revision import AdapterSource, Tier
-from data_plane.adapters.sources import FileSource
 from data_plane.adapters.types import AdapterReader, PackedAdapter
 from data_plane.errors import AdapterError
 
@@ -34,6 +33,16 @@ class AdapterLoader(Protocol):
     @property
     def disk_bytes(self) -> int:
         """Bytes of the disk cache in use."""
+
+    @property
+    def disk_evictions(self) -> int:
+        """Entries that left the disk cache for others, ever."""
+
+    def disk_bytes_of(self, digest: str) -> int:
+        """Bytes of a revision in the disk cache."""
+
+    def take_disk_changes(self) -> set[str]:
+        """Digests that came into the disk cache or left it since this was last asked."""
 
     def load(self, source: AdapterSource, *, again: bool) -> Loaded:
         """Read, verify and pack; `again` goes to the source even when the disk has the files.
@@ -56,6 +65,19 @@ class SourceLoader:
         """See AdapterLoader."""
         return 0
 
+    @property
+    def disk_evictions(self) -> int:
+        """See AdapterLoader."""
+        return 0
+
+    def disk_bytes_of(self, digest: str) -> int:
+        """See AdapterLoader."""
+        return 0
+
+    def take_disk_changes(self) -> set[str]:
+        """See AdapterLoader."""
+        return set()
+
     def load(self, source: AdapterSource, *, again: bool) -> Loaded:
         """See AdapterLoader."""
         return Loaded(self.reader.read(source), Tier.SOURCE)
@@ -68,13 +90,11 @@ class SourceLoader:
 class DiskLoader:
     """Implements `AdapterLoader` with a disk cache between source and reader.
 
-    What comes from the source lands on disk first and is read from there, so that one pass verifies
-    both the weights that are served and the entry that is kept.
+    A source is read once: the very bytes that were verified are packed, and then kept on disk.
     """
 
     reader: AdapterReader  # of sources
     landed: AdapterReader  # of directories inside the cache
-    files: FileSource
     cache: DiskCache
 
     @property
@@ -82,13 +102,26 @@ class DiskLoader:
         """See AdapterLoader."""
         return self.cache.num_bytes
 
+    @property
+    def disk_evictions(self) -> int:
+        """See AdapterLoader."""
+        return self.cache.num_evicted
+
+    def disk_bytes_of(self, digest: str) -> int:
+        """See AdapterLoader."""
+        return self.cache.size_of(digest)
+
+    def take_disk_changes(self) -> set[str]:
+        """See AdapterLoader."""
+        return self.cache.take_changed()
+
     def load(self, source: AdapterSource, *, again: bool) -> Loaded:
         """See AdapterLoader."""
         if not again:
             adapter = self._from_disk(source)
             if adapter is not None:
                 return Loaded(adapter, Tier.DISK)
-        return Loaded(self._from_source(source), Tier.SOURCE)
+        return Loaded(self.reader.read(source, keep=lambda files: self._keep(source, files)), Tier.SOURCE)
 
     def close(self) -> None:
         """See AdapterLoader."""
@@ -106,17 +139,8 @@ class DiskLoader:
         self.cache.drop(digest)
         return None
 
-    def _from_source(self, source: AdapterSource) -> PackedAdapter:
-        files = self.files.fetch(source, max_bytes=self.cache.max_bytes)
-        if files is not None:
-            with self.cache.landing(files) as landing:
-                if landing is not None:
-                    # A refusal here names the landing: the reader of the source says it better below.
-                    with suppress(AdapterError):
-                        adapter = self.landed.read(_at(source, landing))
-                        self.cache.keep(source.revision.digest, landing)
-                        return adapter
-        return self.reader.read(source)
+    def _keep(self, source: AdapterSource, files: Mapping[str, bytes]) -> None:
+        self.cache.put(source.revision.digest, files)
 
 
 def _at(source: AdapterSource, directory: Path) -> AdapterSource:

@@ -4,7 +4,7 @@ Where the tensors come from (files, a training loop, nowhere) is the caller's bu
 used by loader threads, several at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,8 @@ class LoraPacker:
     max_rank: int
     max_side_bytes: int  # of one adapter, beside its rank rows
     dtype: torch.dtype
+    # Into memory that a GPU's copies read by themselves; a CPU has no other.
+    staging: Callable[[Tensor], Tensor] | None = None
 
     def pack(self, tensors: Mapping[str, Tensor], config: PeftConfig) -> PackedLora:
         """Tensors by the names PEFT gives them, packed; raise AdapterRefused unless all of them apply."""
@@ -39,7 +41,7 @@ class LoraPacker:
                 f"its embedding, output head, DoRA scales and biases take {packed.side_bytes} bytes, "
                 f"above the {self.max_side_bytes} that lora_side_bytes gives each slot"
             )
-        return packed
+        return packed if self.staging is None else packed.moved(self.staging)
 
     def dummy(self, rank: int) -> PackedLora:
         """An adapter of zeros on every projection, for warm-up: it costs what a real one costs."""

@@ -8,6 +8,7 @@ fp32, before the cast. What is no rank row is in `side`.
 """
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,14 @@ class PackedLora:
             return None
         columns = layout.modules[target.module].columns[target.slice]
         return ProjectionWeights(module.a[:rank, target.slice], module.b[:rank, columns].t())
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedLora":
+        """The same with every tensor moved."""
+        modules = tuple(
+            PackedModule(move(module.a), move(module.b), module.ranks) if module else None
+            for module in self.modules
+        )
+        return PackedLora(modules, self.ranks, self.side.moved(move) if self.side else None)
 
     def clone(self) -> "PackedLora":
         """A copy that shares no memory."""

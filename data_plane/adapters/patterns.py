@@ -40,6 +40,15 @@ def why_unsafe(pattern: str) -> str | None:
             return f"has {count} {what}, more than {most}"
     if not all(_is_cheap(most, body) for most, body in repeats):
         return "repeats a group; only single characters may be repeated"
+    return why_invalid(pattern)
+
+
+def why_invalid(pattern: str) -> str | None:
+    """Why the expression cannot be run at all: some of it shows only when it is compiled."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"is not a regular expression: {error}"
     return None
 
 

@@ -69,7 +69,7 @@ class PeftConfig:
             return True
         patterns = self.layers_pattern or (r"[^.]*",)
         prefix = r"(?:^|.*?\.)" if self.layers_pattern else r".*?\."
-        matches = (re.match(rf"{prefix}{pattern}\.(?P<layer>\d+)\.", name) for pattern in patterns)
+        matches = (re.match(prefix + layer_expression(pattern), name) for pattern in patterns)
         match = next((match for match in matches if match), None)
         return match is not None and int(match["layer"]) in self.layers_to_transform
 
@@ -78,6 +78,16 @@ def _named(name: str, names: tuple[str, ...]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in names)
 
 
+def layer_expression(pattern: str) -> str:
+    """What tells a module's layer, after what comes before the list of layers."""
+    return rf"{pattern}\.(?P<layer>\d+)\."
+
+
+def suffix_expression(pattern: str) -> str:
+    """What matches the modules whose names end with the pattern."""
+    return rf"(.*\.)?({pattern})$"
+
+
 def _pattern_key(patterns: Mapping[str, object], name: str) -> str:
     """The first pattern that the module's name ends with, as PEFT looks them up."""
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", name)), name)
+    return next((key for key in patterns if re.match(suffix_expression(key), name)), name)

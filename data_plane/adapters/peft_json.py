@@ -7,8 +7,8 @@ silently ignored would compute other numbers than the adapter was trained for.
 import json
 from dataclasses import dataclass
 
-from data_plane.adapters.patterns import why_unsafe
-from data_plane.adapters.peft_config import PeftConfig
+from data_plane.adapters.patterns import why_invalid, why_unsafe
+from data_plane.adapters.peft_config import PeftConfig, layer_expression, suffix_expression
 from data_plane.errors import AdapterRefused
 
 FILE_NAME = "adapter_config.json"
@@ -107,6 +107,10 @@ def peft_config(raw: dict[str, object]) -> PeftConfig:
         raise AdapterRefused(f"{FILE_NAME}: target_modules names no module")
     if config.use_dora and config.lora_bias:
         raise AdapterRefused(f"{FILE_NAME}: lora_bias=True is not supported together with use_dora=True")
+    if config.layers_pattern and not config.layers_to_transform:  # as PEFT refuses it
+        raise AdapterRefused(
+            f"{FILE_NAME}: layers_pattern {list(config.layers_pattern)} needs layers_to_transform"
+        )
     if "" in config.modules_to_save:
         raise AdapterRefused(f"{FILE_NAME}: modules_to_save has an empty name")
     _refuse_bad_patterns(config)
@@ -183,9 +187,17 @@ def _wrong(name: str, value: object, rule: str) -> AdapterRefused:
 
 
 def _refuse_bad_patterns(config: PeftConfig) -> None:
-    patterns = [*config.rank_pattern, *config.alpha_pattern, *config.layers_pattern]
-    patterns += [names for names in (config.target_modules, config.exclude_modules) if isinstance(names, str)]
-    for pattern in patterns:
-        reason = why_unsafe(pattern)
-        if reason:
-            raise AdapterRefused(f"{FILE_NAME}: {pattern!r} {reason}")
+    suffixes = [*config.rank_pattern, *config.alpha_pattern]
+    whole = [names for names in (config.target_modules, config.exclude_modules) if isinstance(names, str)]
+    for pattern in (*suffixes, *config.layers_pattern, *whole):
+        _refuse(pattern, why_unsafe(pattern))
+    # These are run as parts of longer ones, where flags or a group of the same name may not be.
+    for pattern in suffixes:
+        _refuse(pattern, why_invalid("(?:)" + suffix_expression(pattern)))
+    for pattern in config.layers_pattern:
+        _refuse(pattern, why_invalid("(?:)" + layer_expression(pattern)))
+
+
+def _refuse(pattern: str, reason: str | None) -> None:
+    if reason:
+        raise AdapterRefused(f"{FILE_NAME}: {pattern!r} {reason}")

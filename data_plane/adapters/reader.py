@@ -23,6 +23,7 @@ from data_plane.adapters.packing import PackedLora
 from data_plane.adapters.peft_json import FILE_NAME, parse_peft_config
 from data_plane.adapters.places import AdapterFiles, Remotes, open_files
 from data_plane.adapters.revision import AdapterSource
+from data_plane.adapters.types import Keep
 from data_plane.errors import AdapterRefused, AdapterUnreadable
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -38,15 +39,18 @@ class PeftReader:
     allow_bin: bool = False
     remotes: Remotes = field(default_factory=dict)
 
-    def read(self, source: AdapterSource) -> PackedLora:
-        """Read, verify and pack; raise AdapterRefused or AdapterUnreadable."""
+    def read(self, source: AdapterSource, *, keep: Keep | None = None) -> PackedLora:
+        """See AdapterReader."""
         try:
             files = self._read_files(open_files(source.uri, self.roots, self.remotes))
             _verify(files, source.revision.digest)
-            return self._pack(files)
+            packed = self._pack(files)
         except (AdapterRefused, AdapterUnreadable) as error:
             revision = source.revision
             raise type(error)(f"adapter {revision.name}@{revision.number}: {error}") from error
+        if keep is not None:
+            keep(files)
+        return packed
 
     def read_directory(self, uri: str) -> tuple[str, PackedLora]:
         """A checkpoint that nobody registered: the digest its files have now, and what they hold."""
@@ -97,7 +101,13 @@ def _shards(index: bytes) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterRefused(f"{INDEX} has no weight_map of file names") from error
     for name in names:
-        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
+        # Printable, because no file's name has a NUL or half a character, and opening one raises.
+        if (
+            not isinstance(name, str)
+            or "/" in name
+            or not name.isprintable()
+            or not name.endswith(".safetensors")
+        ):
             raise AdapterRefused(f"{INDEX}: {name!r} is not the name of a safetensors file beside it")
     return names
 
@@ -127,6 +137,11 @@ def _load_bin(data: bytes) -> dict[str, Tensor]:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise AdapterRefused(f"{BIN} is not a file of tensors: {error}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
         raise AdapterRefused(f"{BIN} is not a mapping of names to tensors")
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided:
+            raise AdapterRefused(f"tensor {name}: {tensor.layout} is not a plain tensor")
     return tensors

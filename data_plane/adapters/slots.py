@@ -111,6 +111,11 @@ class Slots:
         """Pages that are not free."""
         return self._pages.num_pages - self._pages.num_free
 
+    @property
+    def fragmentation(self) -> float:
+        """Share of the free pages outside of their longest run."""
+        return self._pages.fragmentation
+
     def pool_of(self, tenant: str) -> str:
         """The pool whose share a tenant's adapters take."""
         return self._shares.pool_of(tenant)

@@ -4,9 +4,12 @@ The life cycle (leases, tiers, loading) is policy and reaches no torch; `loader`
 implement these with tensors.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from data_plane.adapters.revision import AdapterSource
+
+Keep = Callable[[Mapping[str, bytes]], None]
 
 
 class PackedAdapter(Protocol):
@@ -28,9 +31,10 @@ class PackedAdapter(Protocol):
 class AdapterReader(Protocol):
     """Source → packed weights. Called on loader threads, never on the step loop."""
 
-    def read(self, source: AdapterSource) -> PackedAdapter:
+    def read(self, source: AdapterSource, *, keep: Keep | None = None) -> PackedAdapter:
         """Read once, verify the digest, check every tensor, merge scaling, pack.
 
+        `keep` gets the files by name, once their digest and everything in them was found right.
         Raises AdapterRefused (the files can never be served) or AdapterUnreadable (try again).
         """
 
@@ -53,8 +57,12 @@ class RankPool(Protocol):
     def side_bytes_of(self, pages: tuple[int, ...]) -> int:
         """Bytes that the slot bound to these pages holds beside them; 0 when none is."""
 
-    def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
-        """Copy weights into pages that no slot is bound to. Any thread, also several at once."""
+    def write(self, pages: tuple[int, ...], adapter: PackedAdapter) -> PackedAdapter:
+        """Copy weights into pages that no slot is bound to. Any thread, also several at once.
+
+        Returns what to bind the pages with: the adapter, with what it has beside the pages where the
+        model computes.
+        """
 
     def bind(self, slot: int, pages: tuple[int, ...], adapter: PackedAdapter) -> None:
         """From the next step on, `slot` computes these pages. Step loop only; constant time."""

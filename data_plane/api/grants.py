@@ -3,7 +3,8 @@
 Knows the public keys that came with the lease; refuses everything else. The claims are those
 of `control_plane.access.grants`: `jti` request id, `sub` tenant, `wid` worker, `base` base model,
 `ad` the adapter {t, n, r, d, s} (tenant, name, revision, digest, source) or absent, `mx` the most
-new tokens, `aud`, `iat`, `exp`.
+new tokens, `dr` of a grant that a client brings by itself {i, p} (instance, most tokens of prompt),
+`aud`, `iat`, `exp`.
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,20 @@ from dataclasses import dataclass
 import jwt
 
 from data_plane.adapters.revision import AdapterSource, Revision
+from data_plane.api.spent import SpentGrants
 from data_plane.errors import GrantRefused
 
 AUDIENCE = "loraplane-worker"
 # Clocks of two machines differ; a grant lives for seconds, so the leeway is small.
 LEEWAY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectGrant:
+    """What a grant says that its client brought by itself."""
+
+    token: str  # the grant as it came, to be shown to the control plane
+    max_prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +38,28 @@ class Grant:
     base_model: str
     adapter: AdapterSource | None
     max_tokens: int | None
+    expires_s: float = 0.0  # Unix time
+    direct: DirectGrant | None = None  # None: the control plane brought it
 
 
 class GrantVerifier:
     """Verifies grants with the newest keys of the control plane."""
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, instance_id: str = "", spent: SpentGrants | None = None) -> None:
         self._worker_id = worker_id
+        self._instance_id = instance_id
+        self._spent = spent or SpentGrants()
         self._keys: Mapping[str, str] = {}
 
     def replace_keys(self, keys: Mapping[str, str]) -> None:
         """Take key id → Ed25519 public key (PEM) from a lease."""
         self._keys = dict(keys)
+
+    def admit(self, token: str | None) -> Grant:
+        """Return what the grant allows, once; raise GrantRefused."""
+        grant = self.verify(token)
+        self._spent.spend(grant.request_id, grant.expires_s + LEEWAY_S)
+        return grant
 
     def verify(self, token: str | None) -> Grant:
         """Return what the grant allows; raise GrantRefused."""
@@ -67,7 +87,17 @@ class GrantVerifier:
             base_model=claims.get("base", ""),
             adapter=_adapter(claims.get("ad")),
             max_tokens=claims.get("mx"),
+            expires_s=float(claims["exp"]),
+            direct=self._direct(token, claims.get("dr")),
         )
+
+    def _direct(self, token: str, claim: Mapping[str, object] | None) -> DirectGrant | None:
+        if claim is None:
+            return None
+        # Which grants were used is forgotten at a restart, so one of before could be used again.
+        if claim["i"] != self._instance_id:
+            raise GrantRefused("the grant is for this worker before its restart: ask for another")
+        return DirectGrant(token, int(str(claim["p"])))
 
 
 def _adapter(claim: Mapping[str, object] | None) -> AdapterSource | None:

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from data_plane.api import convert
@@ -10,9 +11,12 @@ from data_plane.api.grants import Grant, GrantVerifier
 from data_plane.api.interceptors import Context
 from data_plane.api.mailbox import Mailbox
 from data_plane.api.prompts import Prompts
+from data_plane.api.tally import Tally
+from data_plane.direct import DirectRequests
 from data_plane.engine.events import Event, Failed, Finished, GenerationRequest
 from data_plane.engine.thread import EngineThread
 from data_plane.errors import GrantRefused, InvalidRequest
+from data_plane.metrics.requests import RequestMetrics
 from data_plane.scheduler.sampling import SamplingParams
 from protos.inference.v1 import inference_pb2 as pb
 from protos.inference.v1 import inference_pb2_grpc
@@ -39,30 +43,42 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         engine: EngineThread[Mailbox],
         prompts: Prompts,
         grants: GrantVerifier,
+        direct: DirectRequests,
+        metrics: RequestMetrics,
         identity: WorkerIdentity,
     ) -> None:
         self._engine = engine
         self._prompts = prompts
         self._grants = grants
+        self._direct = direct
+        self._metrics = metrics
         self._identity = identity
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one generation; leaving early, for whatever reason, frees its blocks and lease."""
-        grant = self._grants.verify(_metadata(context, GRANT_METADATA))
-        generation = await self._generation(request, grant, context.time_remaining())
-        mailbox = Mailbox()
-        self._engine.submit(generation, mailbox)
-        ended = False
-        try:
-            while not ended:
-                for event in await mailbox.take():
-                    ended = isinstance(event, Finished | Failed)
-                    yield self._message(event, len(generation.prompt_ids))
-        finally:
-            if not ended:
-                self._engine.cancel(generation.request_id)
+        grant = self._grants.admit(_metadata(context, GRANT_METADATA))
+        with self._accounted(grant) as tally:
+            generation = await self._generation(request, grant, context.time_remaining())
+            mailbox, num_prompt = Mailbox(), len(generation.prompt_ids)
+            self._engine.submit(generation, mailbox)
+            watch, ended = self._metrics.begin(generation), False
+            try:
+                while not ended:
+                    for event in await mailbox.take():
+                        ended = isinstance(event, Finished | Failed)
+                        tally.read(event, num_prompt)
+                        watch.see(event)
+                        yield self._message(event, num_prompt)
+            finally:
+                watch.end()
+                if not ended:
+                    self._engine.cancel(generation.request_id)
+
+    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
+        """Whom to ask is the control plane's to say."""
+        raise GrantRefused("a worker gives no grants: call Route of the control plane")
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """The base model; which adapters a tenant may use is the control plane's to say."""
@@ -75,17 +91,31 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         ids = await self._prompts.token_ids(request)
         return pb.TokenizeResponse(token_ids=ids, max_model_len=self._identity.max_model_len)
 
+    @contextmanager
+    def _accounted(self, grant: Grant) -> Iterator[Tally]:
+        """Count what is used; of a request that its client brought by itself nobody else can."""
+        tally = Tally()
+        if grant.direct is None:
+            yield tally
+            return
+        self._direct.begin(grant.request_id, grant.direct.token)
+        try:
+            yield tally
+        finally:
+            self._direct.end(grant.request_id, tally.usage)
+
     async def _generation(
         self, request: pb.GenerateRequest, grant: Grant, remaining_s: float | None
     ) -> GenerationRequest:
         if request.HasField("structured_output"):
             raise InvalidRequest("structured_output", "set", "is not served by this worker yet")
         sampling = convert.sampling_from_proto(request.sampling)
-        _check_limits(grant, sampling)
+        prompt_ids = await self._prompts.token_ids(request)
+        _check_limits(grant, sampling, len(prompt_ids))
         return GenerationRequest(
             # Unique on this worker even when a client reuses its id on a retry.
             request_id=f"{grant.request_id}.{uuid.uuid4().hex[:6]}",
-            prompt_ids=await self._prompts.token_ids(request),
+            prompt_ids=prompt_ids,
             sampling=sampling,
             adapter=grant.adapter,
             tenant=grant.tenant,
@@ -104,10 +134,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         )
 
 
-def _check_limits(grant: Grant, sampling: SamplingParams) -> None:
+def _check_limits(grant: Grant, sampling: SamplingParams, num_prompt: int) -> None:
     wanted = sampling.max_tokens * sampling.n
     if grant.max_tokens is not None and wanted > grant.max_tokens:
         raise GrantRefused(f"the grant allows {grant.max_tokens} new tokens, the request asks for {wanted}")
+    if grant.direct is not None and num_prompt > grant.direct.max_prompt_tokens:
+        most = grant.direct.max_prompt_tokens
+        raise GrantRefused(f"the grant allows {most} tokens of prompt, the request has {num_prompt}")
 
 
 def _metadata(context: Context, key: str) -> str | None:

@@ -19,6 +19,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from data_plane import errors
+from data_plane.api.malformed import checked, tolerant
+from data_plane.texts import clipped
 
 _CODES: dict[type[errors.WorkerError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
@@ -41,6 +43,8 @@ _log = structlog.get_logger(__name__)
 
 def status_of(error: Exception) -> status_pb2.Status:
     """The status of an error, with google.rpc details."""
+    if isinstance(error, NotImplementedError):  # a method that gRPC's own services leave out
+        return _unserved()
     if not isinstance(error, errors.WorkerError):
         return _unforeseen(error)
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), code_pb2.INTERNAL)
@@ -49,7 +53,7 @@ def status_of(error: Exception) -> status_pb2.Status:
     ]
     if isinstance(error, errors.InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=f"{error.value!r} {error.rule}"
+            field=error.field, description=clipped(f"{error.value!r} {error.rule}")
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     retry_s = error.retry_after_s if isinstance(error, errors.Overloaded) else _RETRY_S.get(type(error))
@@ -57,7 +61,16 @@ def status_of(error: Exception) -> status_pb2.Status:
         delay = Duration()
         delay.FromNanoseconds(int(retry_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    return status_pb2.Status(code=code, message=str(error), details=[_packed(one) for one in details])
+    return status_pb2.Status(
+        code=code, message=clipped(str(error)), details=[_packed(one) for one in details]
+    )
+
+
+def _unserved() -> status_pb2.Status:
+    info = error_details_pb2.ErrorInfo(reason="Unimplemented", domain="loraplane.worker")
+    return status_pb2.Status(
+        code=code_pb2.UNIMPLEMENTED, message="the method is not served", details=[_packed(info)]
+    )
 
 
 def _unforeseen(error: Exception) -> status_pb2.Status:
@@ -89,11 +102,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
+        handler = handler._replace(request_deserializer=tolerant(handler.request_deserializer))
         for kind in ("unary_unary", "unary_stream"):
             behaviour = getattr(handler, kind)
             if behaviour is not None:
                 return handler._replace(**{kind: _guarded(behaviour)})
-        return handler  # the reflection service's own stream
+        return handler._replace(stream_stream=_guarded(handler.stream_stream))
 
 
 def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -101,7 +115,7 @@ def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     # while a generator that is left behind ends when it is collected.
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            answer = behaviour(request, context)
+            answer = behaviour(checked(request), context)
             return await (answer if isawaitable(answer) else _write_all(answer, context))
         except grpc.aio.AbortError:
             raise  # the health service says NOT_FOUND by itself

@@ -11,6 +11,14 @@ from typing import Any, Self
 import grpc
 
 Options = tuple[tuple[str, Any], ...]
+# A peer behind a cut network says nothing at all: pings end what runs over it within 8 s. Keepalive alone
+# does not: while messages flow, gRPC sends pings of its own (to measure bandwidth), a keepalive ping
+# waits behind one that is out, and that one's own time-out is 60 s.
+KEEPALIVE: Options = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +69,17 @@ class Tls:
         return grpc.aio.secure_channel(address, credentials, options=CLIENT_OPTIONS)
 
 
-# A control plane behind a cut network says nothing at all: pings end the stream, and the worker dials again.
-CLIENT_OPTIONS: Options = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 3_000))
-# The control plane's replicas ping every 10 s while a request runs; by default gRPC takes two pings
-# without data in five minutes for an attack, and ends the connection.
-SERVER_OPTIONS: Options = (("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),)
+CLIENT_OPTIONS: Options = (
+    *KEEPALIVE,
+    # gRPC's own back-off grows to two minutes: a control plane that comes back must not wait for it.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # And one that accepts but never answers is left for the next address after this, not after 20 s.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+)
+SERVER_OPTIONS: Options = (
+    # Whoever calls pings every 5 s while a request runs; by default gRPC takes two pings without data in
+    # five minutes for an attack, and ends the connection.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_500),
+    *KEEPALIVE,  # a client that is cut off neither reads nor leaves: its request would run to its end
+)

@@ -16,13 +16,11 @@ from data_plane.adapters.loader import AdapterLoader, DiskLoader, Loaded, Source
 from data_plane.adapters.pages import PageAllocator
 from data_plane.adapters.shares import check_room
 from data_plane.adapters.slots import Slots
-from data_plane.adapters.sources import DirectorySource
 from data_plane.adapters.types import AdapterReader, RankPool
 from data_plane.config import EngineConfig
 from data_plane.engine.admission import AdmissionLimits
 from data_plane.engine.detokenizer import detokenizers
 from data_plane.engine.engine import Engine, EngineSettings, StepRunner
-from data_plane.engine.remotes import build_remotes
 from data_plane.kv_cache.tables import BlockTables
 from data_plane.scheduler.fairness import VirtualCounters
 from data_plane.scheduler.lanes import Lanes
@@ -179,6 +177,5 @@ def _loader(tensors: TensorSide, config: EngineConfig) -> AdapterLoader:
     return DiskLoader(
         reader=tensors.reader,
         landed=tensors.landed,
-        files=DirectorySource(config.readable_roots, build_remotes(config)),
         cache=DiskCache(config.disk_cache_dir, config.disk_cache_bytes),
     )

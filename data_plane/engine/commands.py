@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from data_plane.adapters.lifecycle import AdapterManager, Place
+from data_plane.adapters.lifecycle import AdapterManager
 from data_plane.adapters.names import Owner
+from data_plane.adapters.residents import Place
 from data_plane.adapters.revision import AdapterSource, Tier
 from data_plane.engine.events import Command, CommandDone, Drain, Evict, Load, Pin, Reload
 from data_plane.errors import AdapterUnknown, Overloaded, RequestCancelled, WorkerError
@@ -127,7 +128,8 @@ class CommandContext:
 
     def size_bytes(self, digest: str) -> int:
         """Bytes of a revision over all tiers."""
-        return self.adapters.slot_bytes(digest) + self.adapters.cpu_bytes(digest)
+        held = self.adapters.holdings
+        return held.slot_bytes(digest) + held.cpu_bytes(digest)
 
     def raise_failure(self, digest: str) -> None:
         """Raise what went wrong with a digest since the last step."""

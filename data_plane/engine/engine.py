@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 
 from data_plane.adapters.lifecycle import AdapterManager
+from data_plane.adapters.revision import Tier
 from data_plane.engine.admission import AdmissionLimits, admitted_len
 from data_plane.engine.commands import CommandContext, Commands, steps_of
 from data_plane.engine.detokenizer import MakeDetokenizer
@@ -87,7 +88,7 @@ class Engine:
         self._settings = settings
         self._clock = clock
         self._rng = rng or random.SystemRandom()
-        self._held = HeldAdapters(adapters)
+        self._held = HeldAdapters(adapters.holdings)
         self._orders = count()
         self._requests: dict[str, Request] = {}
         self._outputs: dict[str, RequestOutput] = {}
@@ -127,6 +128,10 @@ class Engine:
     def on_loaded(self, callback: Callable[[], None]) -> None:
         """Call this, from any thread, when a load has ended and a step would take it in."""
         self._adapters.on_loaded(callback)
+
+    def on_adapter_load(self, callback: Callable[[Tier, float], object]) -> None:
+        """Call this, on the step loop, as a load of an adapter is taken in: tier it read, seconds."""
+        self._adapters.on_load(callback)
 
     def close(self) -> None:
         """End the threads that load adapters."""
@@ -208,6 +213,10 @@ class Engine:
             slot_bytes_used=self._adapters.slot_bytes_used,
             cpu_bytes_used=self._adapters.cache.num_bytes,
             disk_bytes_used=self._adapters.disk_bytes_used,
+            slot_evictions=self._adapters.slot_evictions,
+            cpu_evictions=self._adapters.cpu_evictions,
+            disk_evictions=self._adapters.disk_evictions,
+            pool_fragmentation=self._adapters.slots.fragmentation,
             computed_tokens=self._computed_tokens,
             cold_loads=self._adapters.num_reads,
             max_adapters_in_step=self._scheduler.max_adapters_in_step,
@@ -285,7 +294,7 @@ class Engine:
                 self._end_sequence(request, sequence, output)
 
     def _end_sequence(self, request: Request, sequence: Sequence, output: RequestOutput) -> None:
-        self._scheduler.end_sequence(request, sequence)
+        self._scheduler.end_sequence(sequence)
         if output.complete:
             request.finish()
             self._forget(request)

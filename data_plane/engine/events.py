@@ -157,6 +157,7 @@ class HeldAdapter:
     tier: Tier  # the fastest that has it
     slot_bytes: int
     cpu_bytes: int
+    disk_bytes: int
     leases: int
     pinned: bool
     used_s: float  # when it was last used or came, on the engine's clock
@@ -177,4 +178,8 @@ class EngineStatus:
     max_adapters_in_step: int
     steps: int
     disk_bytes_used: int = 0
+    slot_evictions: int = 0  # revisions that left a tier, ever
+    cpu_evictions: int = 0
+    disk_evictions: int = 0
+    pool_fragmentation: float = 0.0  # share of the free pages outside of their longest run
     taken_s: float = 0.0  # on the engine's clock

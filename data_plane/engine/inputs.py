@@ -25,7 +25,8 @@ class StepInputs:
     batch: PagedBatch
     segments: Segments | None
     draws: tuple[tuple[int, Draw], ...]  # sequence and draw, in the plan's order
-    new_blocks: tuple[int, ...]  # blocks whose first token is in this step
+    new_blocks: Tensor  # [n] int64: blocks whose first token is in this step
+    chunks: tuple[PagedChunk, ...]  # in the order of their rows
 
 
 def step_inputs(plan: StepPlan, block_size: int) -> StepInputs:
@@ -38,22 +39,23 @@ def step_inputs(plan: StepPlan, block_size: int) -> StepInputs:
     for chunk in chunks:
         rows += len(chunk.token_ids)
         last_row[id(chunk)] = rows
+    paged = [PagedChunk(chunk.start, len(chunk.token_ids), chunk.block_table) for chunk in chunks]
+    new_blocks = [
+        chunk.block_table[position // block_size]
+        for chunk in chunks
+        for position in _positions(chunk)
+        if position % block_size == 0
+    ]
     drawing = [chunk for chunk in plan.chunks if chunk.draw is not None]
     return StepInputs(
         token_ids=torch.tensor(token_ids),
         positions=torch.tensor([position for chunk in chunks for position in _positions(chunk)]),
         logit_rows=torch.tensor([last_row[id(chunk)] for chunk in drawing], dtype=torch.int64),
-        batch=paged_batch(
-            [PagedChunk(chunk.start, len(chunk.token_ids), chunk.block_table) for chunk in chunks], block_size
-        ),
+        batch=paged_batch(paged, block_size),
         segments=build_segments(slots) if any(slot is not None for slot in slots) else None,
         draws=tuple((chunk.sequence_id, chunk.draw) for chunk in drawing if chunk.draw is not None),
-        new_blocks=tuple(
-            chunk.block_table[position // block_size]
-            for chunk in chunks
-            for position in _positions(chunk)
-            if position % block_size == 0
-        ),
+        new_blocks=torch.tensor(new_blocks, dtype=torch.int64),
+        chunks=tuple(paged),
     )
 
 

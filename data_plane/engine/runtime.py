@@ -17,10 +17,11 @@ from data_plane.adapters.packer import LoraPacker
 from data_plane.adapters.pool import TorchRankPool
 from data_plane.adapters.reader import PeftReader
 from data_plane.config import DType, EngineConfig
-from data_plane.engine.cpu_kernels import choose_kernels
+from data_plane.engine.platform import Platform, choose_platform
 from data_plane.engine.remotes import build_remotes
 from data_plane.engine.runner import ModelRunner
 from data_plane.engine.sampler import Sampler
+from data_plane.engine.step_model import StepParts
 from data_plane.errors import InvalidRequest
 from data_plane.kv_cache.pool import KvPool, num_blocks_for
 from data_plane.models.base_model import BaseModel
@@ -36,11 +37,10 @@ from data_plane.models.build import (
 )
 from data_plane.models.digest import model_digest
 from data_plane.models.ends import adapt_ends
-from data_plane.models.packed_head import pack_head
-from data_plane.models.pointwise import fuse_pointwise
 from data_plane.models.self_check import self_check
 from data_plane.models.step import StepState
-from data_plane.models.trace import trace
+from data_plane.models.trace import ModelTrace, trace
+from kernels.device import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,36 +70,43 @@ class Runtime:
     bytes: RuntimeBytes
 
 
-def build_runtime(config: EngineConfig) -> Runtime:
-    """Load the model and allocate the pools; raise ModelRefused or InvalidRequest when that cannot be."""
+def build_runtime(config: EngineConfig, platform: Platform | None = None) -> Runtime:
+    """Load the model and allocate the pools; raise ModelRefused or InvalidRequest when that cannot be.
+
+    `platform` None: the one that the configuration asks for.
+    """
     torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
     architecture = load_config(config.model)
     max_model_len = _max_model_len(config, architecture)
-    kernels = choose_kernels(config.cpu_kernels)
+    platform = platform or choose_platform(config)
+    device = platform.device
     # Before the weights are read: a refusal needs none of them.
-    self_check(architecture, max_model_len, kernels.attention)
+    self_check(architecture, max_model_len, platform.tried_attention)
     definition = load_definition(config.model, _dtype(config.dtype))
     dtype = definition.dtype
     found = trace(definition)
     layout = layout_of(definition, found)
     state = StepState()
-
-    shapes = [attention.shape for attention in found.attentions]
-    num_blocks = num_blocks_for(shapes, dtype, config.block_size, config.kv_cache_bytes)
-    kv = KvPool(shapes, num_blocks=num_blocks, block_size=config.block_size, dtype=dtype)
-    bind_attention(definition, found, kv, state, kernels.attention)
+    definition.to(device.torch)  # type: ignore[arg-type] # transformers types no plain device
 
     lora_dtype = _dtype(config.lora_dtype) or dtype
-    rank_pool = _rank_pool(config, layout, lora_dtype)
-    lora = LoraBinding(rank_pool.modules, rank_pool.slots, kernels.lora) if config.enable_lora else None
-    fused = fuse_projections(definition, found, state, lora)
+    rank_pool = _rank_pool(config, layout, lora_dtype, device)
+    lora = None
+    if config.enable_lora:
+        ops = platform.lora_ops(rank_pool.modules, dtype)
+        lora = LoraBinding(rank_pool.modules, rank_pool.slots, ops)
+    fused = fuse_projections(definition, found, state, lora, platform.native)
+    kv = _kv_pool(config, platform, found, dtype)
+    num_blocks = kv.num_blocks - platform.scratch_blocks
+    bind_attention(definition, found, kv, state, platform.attention(found, dtype, config.block_size))
     base = weights_of(definition, layout, fused)
-    head_bytes = pack_head(definition, layout.head)
+    head_bytes = platform.pack_head(definition, layout.head)
     if lora is not None:
         adapt_ends(definition, layout.embedding, layout.head, lora.slots, state)
-    if kernels.native is not None:
-        # Last, because it moves projections to other names.
-        fuse_pointwise(definition, layout, kernels.native)
+    # Last, because it moves projections to other names.
+    platform.finish(definition, layout, found, state)
+    parts = StepParts(BaseModel(definition, state), kv, rank_pool.slots, max_model_len)
+    step_model = platform.step_model(parts)
 
     eos = _eos_token_ids(definition)
     packer = LoraPacker(
@@ -109,6 +116,7 @@ def build_runtime(config: EngineConfig) -> Runtime:
         # One more than there are slots: a reload holds the old and the new side at once.
         max_side_bytes=config.lora_side_bytes // (config.max_loras + 1),
         dtype=lora_dtype,
+        staging=device.staging,
     )
     reader = PeftReader(
         packer,
@@ -117,7 +125,7 @@ def build_runtime(config: EngineConfig) -> Runtime:
         remotes=build_remotes(config),
     )
     return Runtime(
-        runner=ModelRunner(BaseModel(definition, state), kv, Sampler(eos)),
+        runner=ModelRunner(step_model, config.block_size, Sampler(eos)),
         rank_pool=rank_pool,
         reader=reader,
         landed=_landed(reader, config.disk_cache_dir),
@@ -143,11 +151,26 @@ def _landed(reader: PeftReader, disk_cache_dir: Path | None) -> PeftReader | Non
     return replace(reader, roots=(disk_cache_dir,), remotes={}) if disk_cache_dir else None
 
 
-def _rank_pool(config: EngineConfig, layout: AdapterLayout, dtype: torch.dtype) -> TorchRankPool:
-    if not config.enable_lora:
-        return TorchRankPool(layout, num_slots=0, num_pages=0, dtype=dtype)
-    num_pages = _num_pages(config, layout.page_bytes(dtype.itemsize))
-    return TorchRankPool(layout, num_slots=config.max_loras, num_pages=num_pages, dtype=dtype)
+def _kv_pool(config: EngineConfig, platform: Platform, found: ModelTrace, dtype: torch.dtype) -> KvPool:
+    """What its bytes hold, and the blocks that belong to no sequence."""
+    shapes = [attention.shape for attention in found.attentions]
+    num_blocks = num_blocks_for(shapes, dtype, config.block_size, platform.kv_cache_bytes())
+    return KvPool(
+        shapes,
+        num_blocks=num_blocks + platform.scratch_blocks,
+        block_size=config.block_size,
+        dtype=dtype,
+        device=platform.device.torch,
+    )
+
+
+def _rank_pool(
+    config: EngineConfig, layout: AdapterLayout, dtype: torch.dtype, device: Device
+) -> TorchRankPool:
+    num_slots, num_pages = 0, 0
+    if config.enable_lora:
+        num_slots, num_pages = config.max_loras, _num_pages(config, layout.page_bytes(dtype.itemsize))
+    return TorchRankPool(layout, num_slots=num_slots, num_pages=num_pages, dtype=dtype, device=device)
 
 
 def _num_pages(config: EngineConfig, page_bytes: int) -> int:

@@ -49,7 +49,7 @@ class Sampler:
         tokens = adjusted.argmax(dim=-1)
         random = [row for row, draw in enumerate(draws) if not draw.sampling.greedy]
         if random:
-            index = torch.tensor(random)
+            index = torch.tensor(random, device=logits.device)
             tokens[index] = _draw(adjusted[index], [draws[row] for row in random])
         chosen = tokens.tolist()
         return [
@@ -88,27 +88,31 @@ def _is_plain_greedy(draw: Draw) -> bool:
 def _penalise(logits: Tensor, draw: Draw) -> None:
     """Repetition as in CTRL (arXiv:1909.05858) over all tokens; presence and frequency over the output."""
     sampling = draw.sampling
-    seen = torch.tensor(sorted({*draw.prompt_ids, *draw.output_ids}), dtype=torch.int64)
+    device = logits.device
+    seen = torch.tensor(sorted({*draw.prompt_ids, *draw.output_ids}), dtype=torch.int64, device=device)
     scores = logits[seen]
     repetition = sampling.repetition_penalty
     logits[seen] = torch.where(scores > 0, scores / repetition, scores * repetition)
     if draw.output_ids:
         occurrences = Counter(draw.output_ids)
-        tokens, counts = torch.tensor(list(occurrences)), torch.tensor(list(occurrences.values()))
+        tokens = torch.tensor(list(occurrences), device=device)
+        counts = torch.tensor(list(occurrences.values()), device=device)
         logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
 
 
 def _draw(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    temperature = torch.tensor([draw.sampling.temperature for draw in draws])[:, None]
+    device = logits.device
+    temperature = torch.tensor([draw.sampling.temperature for draw in draws], device=device)[:, None]
     # The largest becomes 0 first, so that a tiny temperature overflows to -inf only.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     probabilities = torch.softmax(scaled, dim=-1)
     filtered = [row for row, draw in enumerate(draws) if _filters(draw)]
     if filtered:
-        index = torch.tensor(filtered)
+        index = torch.tensor(filtered, device=device)
         probabilities[index] = _filter(probabilities[index], [draws[row] for row in filtered])
     cumulative = probabilities.double().cumsum(dim=-1)
-    u = torch.tensor([uniform(draw.seed, draw.output_index) for draw in draws], dtype=torch.float64)[:, None]
+    numbers = [uniform(draw.seed, draw.output_index) for draw in draws]
+    u = torch.tensor(numbers, dtype=torch.float64, device=device)[:, None]
     tokens = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
     # Rounding may put u on the very end, and logits of NaN put everything there.
     return torch.where(tokens < logits.shape[1], tokens, probabilities.argmax(dim=-1))
@@ -141,10 +145,10 @@ def _num_kept(best: Tensor, probabilities: Tensor, draws: Sequence[Draw]) -> tup
 
     best [num_draws, width]: the largest probabilities, in order.
     """
-    width, vocab_size = best.shape[1], probabilities.shape[1]
-    top_k = torch.tensor([draw.sampling.top_k or vocab_size for draw in draws])
-    top_p = torch.tensor([draw.sampling.top_p for draw in draws], dtype=torch.float64)
-    min_p = torch.tensor([draw.sampling.min_p for draw in draws])
+    width, vocab_size, device = best.shape[1], probabilities.shape[1], best.device
+    top_k = torch.tensor([draw.sampling.top_k or vocab_size for draw in draws], device=device)
+    top_p = torch.tensor([draw.sampling.top_p for draw in draws], dtype=torch.float64, device=device)
+    min_p = torch.tensor([draw.sampling.min_p for draw in draws], device=device)
     cumulative = best.double().cumsum(dim=-1)
     total = torch.where(
         top_k <= width,
@@ -168,7 +172,9 @@ def _reported(logits: Tensor, draws: Sequence[Draw]) -> dict[int, Tensor]:
     rows = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
     if not rows:
         return {}
-    return dict(zip(rows, torch.log_softmax(logits[torch.tensor(rows)], dim=-1), strict=True))
+    return dict(
+        zip(rows, torch.log_softmax(logits[torch.tensor(rows, device=logits.device)], dim=-1), strict=True)
+    )
 
 
 def _logprobs(

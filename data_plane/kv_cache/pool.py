@@ -45,7 +45,13 @@ class KvPool:
     """K and V of every layer, each [num_blocks, block_size, num_heads, head_dim]."""
 
     def __init__(
-        self, shapes: Sequence[KvShape], *, num_blocks: int, block_size: int, dtype: torch.dtype
+        self,
+        shapes: Sequence[KvShape],
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         # One allocation for all layers of a shape: [layers, num_blocks, block_size, heads, head_dim].
@@ -61,7 +67,7 @@ class KvPool:
         for (heads, head_dim), count in counts.items():
             # Pages of zeros that no sequence has touched cost no memory on Linux.
             size = (count, num_blocks, block_size, heads, head_dim)
-            self._storage[heads, head_dim] = torch.zeros(size, dtype=dtype)
+            self._storage[heads, head_dim] = torch.zeros(size, dtype=dtype, device=device)
         self.layers: tuple[tuple[Tensor, Tensor], ...] = tuple(
             (self._storage[k][k_index], self._storage[v][v_index]) for (k, k_index), (v, v_index) in places
         )
@@ -71,12 +77,11 @@ class KvPool:
         """Memory of all layers."""
         return sum(storage.nbytes for storage in self._storage.values())
 
-    def clear(self, blocks: Sequence[int]) -> None:
-        """Zero blocks that a sequence begins to fill.
+    def clear(self, blocks: Tensor) -> None:
+        """Zero blocks, [n] int64 beside the pool, that a sequence begins to fill.
 
         Attention reads whole blocks with weight 0 past a sequence's end, and 0 x NaN is NaN: what an
         earlier sequence of a broken adapter left behind must not reach this one.
         """
-        index = torch.tensor(blocks, dtype=torch.int64)
         for storage in self._storage.values():
-            storage.index_fill_(1, index, 0)
+            storage.index_fill_(1, blocks, 0)

@@ -3,13 +3,13 @@
 transformers calls the function registered under a name with the attention module first. Ours
 asks that module for its `paged` attribute, which was bound when the model was built: the
 registry is global, but it holds no state. `scaling`, `sliding_window`, `softcap` and `s_aux` are
-honoured; masks are never made, because positions and blocks say everything.
+honoured. No mask function is registered under that name, so transformers makes no masks: positions
+and blocks say everything, and looking for packed sequences would wait for the device each step.
 """
 
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data_plane.errors import ModelRefused
@@ -30,7 +30,7 @@ class PagedLayer:
     """One layer's cache, bound to its attention module."""
 
     def __init__(self, k_cache: Tensor, v_cache: Tensor, state: StepState, attention: PagedAttention) -> None:
-        self._k_cache, self._v_cache, self._state = k_cache, v_cache, state
+        self.k_cache, self.v_cache, self._state = k_cache, v_cache, state
         self._attention = attention
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
@@ -40,7 +40,7 @@ class PagedLayer:
             raise ModelRefused("attention was called outside a step")
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         out = self._attention.attend(
-            q, k, v, k_cache=self._k_cache, v_cache=self._v_cache, batch=batch, options=options
+            q, k, v, k_cache=self.k_cache, v_cache=self.v_cache, batch=batch, options=options
         )
         return out[None]
 
@@ -48,7 +48,6 @@ class PagedLayer:
 def register() -> None:
     """Make ATTENTION known to transformers; calling it again changes nothing."""
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _no_mask)
 
 
 def _attention(  # noqa: PLR0917 - transformers fixes the order
@@ -67,7 +66,3 @@ def _attention(  # noqa: PLR0917 - transformers fixes the order
     options = AttentionOptions(scaling, sliding_window, softcap, s_aux)
     paged: Attends = module.paged  # type: ignore[assignment]
     return paged.attend(query, key, value, options), None
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None

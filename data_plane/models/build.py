@@ -27,6 +27,7 @@ from data_plane.models.trace import ModelTrace
 from data_plane.models.weights import EndWeights, FusedWeights, ModelWeights, row_norms_squared
 from kernels.cpu.attention import PagedAttention, TorchAttention
 from kernels.cpu.linear import make_linear
+from kernels.cpu.native import NativeKernels
 from kernels.lora.ops import LoraOps
 from kernels.lora.pool import LoraModule, SlotTable
 
@@ -117,13 +118,17 @@ def bind_attention(
 
 
 def fuse_projections(
-    model: PreTrainedModel, trace: ModelTrace, state: StepState, lora: LoraBinding | None
+    model: PreTrainedModel,
+    trace: ModelTrace,
+    state: StepState,
+    lora: LoraBinding | None,
+    kernels: NativeKernels | None = None,
 ) -> list[FusedWeights]:
     """Replace every traced linear module; return what is kept of the weights, group by group."""
     kept = []
     for index, group in enumerate(trace.groups):
         weights, bias = _take_weights(model, group)
-        linear = make_linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias)
+        linear = make_linear(torch.cat(weights) if len(weights) > 1 else weights[0], bias, kernels)
         kept.append(FusedWeights(linear, bias, row_norms_squared(weights)))
         bound = ProjectionLora(lora.modules[index], lora.ops, state) if lora else None
         fused = FusedProjection(linear, [weight.shape[0] for weight in weights], bound)

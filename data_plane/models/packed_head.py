@@ -9,16 +9,17 @@ from transformers import PreTrainedModel
 
 from data_plane.adapters.layout import End
 from kernels.cpu.linear import make_linear
+from kernels.cpu.native import NativeKernels
 
 
 class PackedHead(nn.Module):
     """Stands where a plain linear output head stood."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, kernels: NativeKernels | None) -> None:
         super().__init__()
         self.base = base
         bias = base.bias.data if base.bias is not None else None
-        self._linear = make_linear(base.weight.data, bias)
+        self._linear = make_linear(base.weight.data, bias, kernels)
 
     @property
     def weight(self) -> Tensor:
@@ -35,12 +36,12 @@ class PackedHead(nn.Module):
         return self._linear(x)
 
 
-def pack_head(model: PreTrainedModel, head: End | None) -> int:
+def pack_head(model: PreTrainedModel, head: End | None, kernels: NativeKernels | None = None) -> int:
     """Replace the output head where it is a plain linear layer; return the bytes this takes."""
     if head is None:
         return 0
     base = model.get_submodule(head.name)
     assert isinstance(base, nn.Linear), "a head of the layout is a linear layer"
-    packed = PackedHead(base)
+    packed = PackedHead(base, kernels)
     model.set_submodule(head.name, packed)
     return packed.num_bytes

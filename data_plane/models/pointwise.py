@@ -25,11 +25,11 @@ class FusedNorm(nn.Module):
 
     def __init__(self, weight: nn.Parameter, options: NormOptions, kernels: NativeKernels) -> None:
         super().__init__()
-        self.weight, self._options, self._kernels = weight, options, kernels
+        self.weight, self.options, self._kernels = weight, options, kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of `x`."""
-        return norm(self._kernels, x, self.weight, self._options)
+        return norm(self._kernels, x, self.weight, self.options)
 
 
 class FusedGate(nn.Module):

@@ -43,7 +43,7 @@ class FusedProjection:
     """The product that siblings share."""
 
     def __init__(self, linear: Linear, sizes: Sequence[int], lora: ProjectionLora | None) -> None:
-        self.linear, self._sizes, self._lora = linear, list(sizes), lora
+        self.linear, self.lora, self._sizes = linear, lora, list(sizes)
         self._input: Tensor | None = None
         self._outputs: list[Tensor] = []
 
@@ -51,8 +51,8 @@ class FusedProjection:
         """Columns of projection `index`, computing all of them when `x` is new."""
         if x is not self._input:
             y = self.linear(x)
-            if self._lora is not None:
-                self._lora.add(x, y)
+            if self.lora is not None:
+                self.lora.add(x, y)
             if len(self._sizes) == 1:
                 return y
             self._input, self._outputs = x, list(torch.split(y, self._sizes, dim=-1))
@@ -68,8 +68,8 @@ class ProjectionSlice(nn.Module):
 
     def __init__(self, fused: FusedProjection, index: int) -> None:
         super().__init__()
-        self._fused, self._index = fused, index
+        self.fused, self._index = fused, index
 
     def forward(self, x: Tensor) -> Tensor:
         """This projection of `x` [..., in_features]."""
-        return self._fused.output(self._index, x)
+        return self.fused.output(self._index, x)

@@ -21,10 +21,11 @@ from kernels.cpu.attention import AttentionOptions
 
 @dataclass(frozen=True, slots=True)
 class TracedAttention:
-    """An attention module, by name, and its cache's shape."""
+    """An attention module, by name, its cache's shape and what it adds to plain attention."""
 
     name: str
     shape: KvShape
+    options: AttentionOptions  # of the traced call
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class _AttentionRecorder:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         shape = KvShape(key.shape[1], key.shape[-1], value.shape[-1])
-        self.calls.attentions.append(TracedAttention(self.name, shape))
+        self.calls.attentions.append(TracedAttention(self.name, shape, options))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
 
 

@@ -1,7 +1,8 @@
 """The base model's weights as reading an adapter must know them; implements `BaseWeights`.
 
 The projections' own tensors are gone once they are packed: what stays of them is the packed
-product and a norm a row. Read by loader threads; nothing here changes.
+product and a norm a row. Read by loader threads; nothing here changes. Takes and returns tensors in
+host memory, wherever the weights are.
 """
 
 from collections.abc import Sequence
@@ -58,33 +59,34 @@ class ModelWeights:
     def bias(self, name: str) -> Tensor | None:
         """See BaseWeights."""
         if name in self._ends:
-            return self._ends[name].bias
+            bias = self._ends[name].bias
+            return None if bias is None else bias.cpu()
         fused, columns = self._place(name)
-        return None if fused.bias is None else fused.bias[columns]
+        return None if fused.bias is None else fused.bias[columns].cpu()
 
     def norms_squared(self, name: str) -> Tensor:
         """See BaseWeights."""
         if name in self._ends:
             end = self._ends[name]
-            return row_norms_squared([end.weight.t() if end.is_embedding else end.weight])
+            return row_norms_squared([end.weight.t() if end.is_embedding else end.weight]).cpu()
         fused, columns = self._place(name)
-        return fused.norms_squared[columns]
+        return fused.norms_squared[columns].cpu()
 
     def product(self, name: str, a: Tensor) -> Tensor:
         """See BaseWeights. In the base's dtype, as its own products are."""
-        a = a.to(self._dtype)
         if name in self._ends:
             end = self._ends[name]
-            return (a @ (end.weight if end.is_embedding else end.weight.t())).float()
+            a = a.to(end.weight.device, self._dtype)
+            return (a @ (end.weight if end.is_embedding else end.weight.t())).float().cpu()
         fused, columns = self._place(name)
-        product = fused.linear(a).float()
-        return (product if fused.bias is None else product - fused.bias.float())[:, columns]
+        product = fused.linear(a.to(fused.norms_squared.device, self._dtype)).float()
+        return (product if fused.bias is None else product - fused.bias.float())[:, columns].cpu()
 
     def has(self, name: str, part: str, tensor: Tensor) -> bool:
         """See BaseWeights."""
         end = self._ends[name]
         own = end.weight if part == "weight" else end.bias
-        return own is not None and torch.equal(own, tensor.to(own.dtype))
+        return own is not None and torch.equal(own, tensor.to(own.device, own.dtype))
 
     def _place(self, name: str) -> tuple[FusedWeights, slice]:
         target = self._layout.targets[name]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import zip_longest
 
-from data_plane.adapters.lifecycle import AdapterManager, Place
+from data_plane.adapters.lifecycle import AdapterManager
+from data_plane.adapters.residents import Place
 from data_plane.adapters.revision import AdapterSource
 from data_plane.scheduler.fairness import VirtualCounters
 from data_plane.scheduler.lanes import Lanes

@@ -11,14 +11,18 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 import structlog
 
+from data_plane.direct import DirectRequests
 from data_plane.engine.events import Command, CommandDone, EngineStatus
 from data_plane.errors import AdapterRefused, InvalidRequest, StaleCommand, WorkerError
 from data_plane.sync import convert
 from data_plane.sync.fencing import Fence
+from data_plane.sync.observed import Observed
+from data_plane.texts import clipped
 from protos.sync.v1 import sync_pb2 as pb
 from protos.sync.v1 import sync_pb2_grpc
 
@@ -27,6 +31,7 @@ FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 HEARTBEATS_PER_LEASE = 4
 DEFAULT_LEASE_S = 3.0
+Outbox: TypeAlias = "asyncio.Queue[pb.WorkerMessage | None]"  # None: the stream has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class SyncClient:
         key: str,
         hello: pb.Hello,
         engine: EnginePort,
+        direct: DirectRequests,
         replace_grant_keys: Callable[[dict[str, str]], None],
         on_connected: Callable[[bool], None] = lambda connected: None,
     ) -> None:
@@ -54,12 +60,14 @@ class SyncClient:
         self._metadata = (("authorization", f"Bearer {key}"),)
         self._hello = hello
         self._engine = engine
+        self._direct = direct
         self._replace_grant_keys = replace_grant_keys
         self._on_connected = on_connected
         self._changed = asyncio.Event()
         self._lease_s = DEFAULT_LEASE_S
         # Outlives streams: what was refused as stale stays stale after a reconnect.
         self._fence = Fence()
+        self._observed = Observed()
 
     def status_changed(self) -> None:
         """The engine's status changed: report it soon. Event-loop thread only."""
@@ -77,27 +85,32 @@ class SyncClient:
 
     async def _stream_once(self) -> bool:
         """One stream until it ends; return whether it was ever welcomed."""
-        outbox: asyncio.Queue[pb.WorkerMessage] = asyncio.Queue()
+        outbox: Outbox = asyncio.Queue()
         outbox.put_nowait(pb.WorkerMessage(hello=self._hello))
         call = self._stub.Sync(_drain(outbox), metadata=self._metadata)
         tasks: set[asyncio.Task[None]] = set()
         welcomed = False
         try:
             async for message in call:
-                if message.WhichOneof("message") == "lease":
-                    self._take_lease(message.lease)
-                    if not welcomed:
-                        welcomed = True
-                        self._on_connected(True)
-                        _own(tasks, self._report(outbox))
-                else:
-                    _own(tasks, self._carry_out(message.command, outbox))
+                match message.WhichOneof("message"):
+                    case "lease":
+                        self._take_lease(message.lease)
+                        if not welcomed:
+                            welcomed = True
+                            self._on_connected(True)
+                            _own(tasks, self._report(outbox))
+                            _own(tasks, self._tell(outbox))
+                    case "settled":
+                        self._direct.settle(message.settled.request_id)
+                    case _:
+                        _own(tasks, self._carry_out(message.command, outbox))
         except grpc.aio.AioRpcError as error:
             _log.warning("sync stream lost", code=error.code().name, details=error.details())
         except StaleCommand as error:
             _log.warning("sync stream left", reason=str(error))
         finally:
             call.cancel()
+            outbox.put_nowait(None)  # gRPC's own task that reads from it outlives a call that failed
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -109,19 +122,23 @@ class SyncClient:
         if lease.grant_keys:
             self._replace_grant_keys({key.key_id: key.public_key_pem for key in lease.grant_keys})
 
-    async def _report(self, outbox: asyncio.Queue[pb.WorkerMessage]) -> None:
+    async def _report(self, outbox: Outbox) -> None:
         while True:
             self._changed.clear()
-            status = convert.status_to_proto(self._engine.status())
-            observed = pb.ObservedState(generation=self._fence.generation, status=status)
-            outbox.put_nowait(pb.WorkerMessage(observed=observed))
+            outbox.put_nowait(self._observed.update(self._engine.status(), self._fence.generation))
             try:
                 async with asyncio.timeout(self._lease_s / HEARTBEATS_PER_LEASE):
                     await self._changed.wait()
             except TimeoutError:
                 continue  # nothing changed: the same state again is the heartbeat
 
-    async def _carry_out(self, message: pb.Command, outbox: asyncio.Queue[pb.WorkerMessage]) -> None:
+    async def _tell(self, outbox: Outbox) -> None:
+        self._direct.repeat()  # what the last stream had said may never have arrived
+        while True:
+            for word in await self._direct.news():
+                outbox.put_nowait(pb.WorkerMessage(direct=convert.direct_to_proto(word)))
+
+    async def _carry_out(self, message: pb.Command, outbox: Outbox) -> None:
         try:
             self._fence.pass_command(
                 convert.adapter_name(message), token=message.fencing_token, generation=message.generation
@@ -132,7 +149,7 @@ class SyncClient:
         except WorkerError as error:
             terminal = isinstance(error, AdapterRefused | InvalidRequest | StaleCommand)
             _log.warning("command refused", command_id=message.command_id, reason=str(error))
-            nack = pb.Nack(command_id=message.command_id, reason=str(error), terminal=terminal)
+            nack = pb.Nack(command_id=message.command_id, reason=clipped(str(error)), terminal=terminal)
             outbox.put_nowait(pb.WorkerMessage(nack=nack))
         except Exception:
             _log.exception("command failed", command_id=message.command_id)
@@ -149,6 +166,6 @@ def _own(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> N
     task.add_done_callback(tasks.discard)
 
 
-async def _drain(outbox: asyncio.Queue[pb.WorkerMessage]) -> AsyncIterator[pb.WorkerMessage]:
-    while True:
-        yield await outbox.get()
+async def _drain(outbox: Outbox) -> AsyncIterator[pb.WorkerMessage]:
+    while (message := await outbox.get()) is not None:
+        yield message

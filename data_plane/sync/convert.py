@@ -1,7 +1,11 @@
 """Sync protocol ↔ engine values."""
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
 from data_plane.adapters.revision import AdapterSource, ReloadPolicy, Revision, Tier
 from data_plane.config import EngineConfig
+from data_plane.direct import Word
 from data_plane.engine.events import Command, Drain, EngineStatus, Evict, HeldAdapter, Load, Pin, Reload
 from data_plane.errors import InvalidRequest
 from protos.fleet.v1 import fleet_pb2 as fleet
@@ -9,12 +13,25 @@ from protos.inference.v1 import inference_pb2 as inference
 from protos.registry.v1 import registry_pb2 as registry
 from protos.sync.v1 import sync_pb2 as sync
 
+_Value = TypeVar("_Value")
 _TIER = {
     Tier.SLOT: inference.TIER_SLOT,
     Tier.CPU: inference.TIER_CPU,
     Tier.DISK: inference.TIER_DISK,
     Tier.SOURCE: inference.TIER_SOURCE,
 }
+_LOAD = (
+    "running_requests",
+    "waiting_requests",
+    "free_blocks",
+    "slot_bytes_used",
+    "cpu_bytes_used",
+    "disk_bytes_used",
+    "computed_tokens",
+    "cold_loads",
+    "max_adapters_in_step",
+    "steps",
+)
 _POLICY = {
     registry.RELOAD_POLICY_UNSPECIFIED: ReloadPolicy.FINISH_RUNNING,
     registry.RELOAD_POLICY_IMMEDIATE: ReloadPolicy.IMMEDIATE,
@@ -38,13 +55,24 @@ def command_from_proto(message: sync.Command) -> Command:
             owner = (evict.tenant, evict.name)
             return Evict(evict.digest, cancel_running=evict.cancel_running, owner=owner)
         case "reload":
-            return Reload(_source(message.reload.adapter), policy=_POLICY[message.reload.policy])
+            return Reload(
+                _source(message.reload.adapter),
+                policy=_known("reload.policy", message.reload.policy, _POLICY),
+            )
         case "pin":
-            return Pin(message.pin.digest, tier=_PIN[message.pin.tier])
+            return Pin(message.pin.digest, tier=_known("pin.tier", message.pin.tier, _PIN))
         case "drain":
             return Drain()
         case action:
             raise InvalidRequest("command.action", action, "is not known to this worker")
+
+
+def _known(field: str, value: int, values: Mapping[Any, _Value]) -> _Value:
+    # Enums are open: a newer control plane may know more of them.
+    try:
+        return values[value]
+    except KeyError:
+        raise InvalidRequest(f"command.{field}", value, f"must be one of {sorted(values)}") from None
 
 
 def adapter_name(message: sync.Command) -> tuple[str, str]:
@@ -77,24 +105,14 @@ def capacity_to_proto(
     )
 
 
-def status_to_proto(status: EngineStatus) -> fleet.WorkerStatus:
-    """Observed state."""
-    return fleet.WorkerStatus(
-        adapters=[_held(adapter, status.taken_s) for adapter in status.adapters],
-        running_requests=status.running_requests,
-        waiting_requests=status.waiting_requests,
-        free_blocks=status.free_blocks,
-        slot_bytes_used=status.slot_bytes_used,
-        cpu_bytes_used=status.cpu_bytes_used,
-        disk_bytes_used=status.disk_bytes_used,
-        computed_tokens=status.computed_tokens,
-        cold_loads=status.cold_loads,
-        max_adapters_in_step=status.max_adapters_in_step,
-        steps=status.steps,
-    )
+def set_load(message: fleet.WorkerStatus, status: EngineStatus) -> None:
+    """Everything of an observed state but the adapters, whose number may be large."""
+    for field in _LOAD:
+        setattr(message, field, getattr(status, field))
 
 
-def _held(adapter: HeldAdapter, now_s: float) -> fleet.HeldAdapter:
+def held_to_proto(adapter: HeldAdapter, now_s: float) -> fleet.HeldAdapter:
+    """One held revision; `now_s` on the engine's clock."""
     return fleet.HeldAdapter(
         tenant=adapter.revision.tenant,
         name=adapter.revision.name,
@@ -102,12 +120,26 @@ def _held(adapter: HeldAdapter, now_s: float) -> fleet.HeldAdapter:
         digest=adapter.revision.digest,
         rank=adapter.rank,
         tier=_TIER[adapter.tier],
-        size_bytes=adapter.slot_bytes + adapter.cpu_bytes,
+        size_bytes=adapter.slot_bytes + adapter.cpu_bytes + adapter.disk_bytes,
         slot_bytes=adapter.slot_bytes,
         cpu_bytes=adapter.cpu_bytes,
+        disk_bytes=adapter.disk_bytes,
         leases=adapter.leases,
         pinned=adapter.pinned,
         idle_s=now_s - adapter.used_s,
+    )
+
+
+def direct_to_proto(word: Word) -> sync.DirectRequest:
+    """What there is to tell of a direct request."""
+    usage = word.usage
+    if usage is None:
+        return sync.DirectRequest(grant=word.grant)
+    return sync.DirectRequest(
+        grant=word.grant,
+        usage=sync.DirectUsage(
+            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, cold=usage.cold
+        ),
     )
 
 

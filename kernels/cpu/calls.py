@@ -102,6 +102,63 @@ class GateCall(ctypes.Structure):
     ]
 
 
+class GemmCall(ctypes.Structure):
+    """A product with packed weights."""
+
+    _fields_: ClassVar = [
+        ("dtype", _INT),
+        ("x", _POINTER),
+        ("x_stride", _INT),
+        ("weights", _POINTER),
+        ("bias", _POINTER),
+        ("out", _POINTER),
+        ("out_stride", _INT),
+        ("in_features", _INT),
+        ("out_features", _INT),
+        ("num_tokens", _INT),
+    ]
+
+
+class Norm(ctypes.Structure):
+    """How rows inside a layer are normalised; no weight: not at all."""
+
+    _fields_: ClassVar = [("weight", _POINTER), ("size", _INT), ("eps", _DOUBLE), ("offset", _DOUBLE)]
+
+
+class LayerCall(ctypes.Structure):
+    """One decoder layer over the tokens of a step."""
+
+    _fields_: ClassVar = [
+        ("dtype", _INT),
+        ("num_tokens", _INT),
+        ("hidden", _INT),
+        ("x", _POINTER),
+        ("out", _POINTER),
+        ("before_attention", Norm),
+        ("after_attention", Norm),
+        ("before_mlp", Norm),
+        ("after_mlp", Norm),
+        ("query_norm", Norm),
+        ("key_norm", Norm),
+        ("qkv", GemmCall),
+        ("o", GemmCall),
+        ("gate_up", GemmCall),
+        ("down", GemmCall),
+        ("qkv_lora", _POINTER),
+        ("o_lora", _POINTER),
+        ("gate_up_lora", _POINTER),
+        ("down_lora", _POINTER),
+        ("attention", AttentionCall),
+        ("cos", _POINTER),
+        ("sin", _POINTER),
+        ("rotary_dim", _INT),
+        ("activation", _INT),
+        ("residual", _DOUBLE),
+        ("normed", _POINTER),
+        ("added", _POINTER),
+    ]
+
+
 def computable(*tensors: Tensor) -> bool:
     """Whether the kernels can read all of these: on the CPU, fp32 or bf16, rows without gaps."""
     return all(

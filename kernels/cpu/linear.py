@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.cpu.calls import computable
+from kernels.cpu.native import NativeKernels
+from kernels.cpu.native_linear import NativeLinear
+
 
 class Linear(Protocol):
     """y = x Wᵀ + b for `x` [..., in_features]."""
@@ -61,8 +65,11 @@ class PackedLinear:
         return y
 
 
-def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Pack the weight [out_features, in_features] when this build of torch can, else keep it."""
+def make_linear(weight: Tensor, bias: Tensor | None, kernels: NativeKernels | None = None) -> Linear:
+    """Pack the weight [out_features, in_features] for what computes it fastest here, else keep it."""
+    # With shorter vectors than AVX-512's, oneDNN's products are the faster ones.
+    if kernels is not None and kernels.level.startswith("avx512") and computable(weight):
+        return NativeLinear(kernels, weight, bias)
     if weight.device.type == "cpu" and packing_works(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from kernels.cpu.calls import AttentionCall, GateCall, LoraCall, NormCall
+from kernels.cpu.calls import DTYPES, AttentionCall, GateCall, GemmCall, LoraCall, NormCall
 from kernels.cpu.toolchain import BuildFailed, built_library, levels
 
 # As dispatch.cpp counts them.
@@ -41,6 +42,30 @@ class NativeKernels:
         """Multiply rows by their gates."""
         self.library.gate(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
 
+    def gemm(self, call: GemmCall) -> None:
+        """Multiply by packed weights."""
+        self.library.gemm(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
+
+    def layers(self, calls: "ctypes.Array[ctypes.c_void_p]") -> None:
+        """Compute decoder layers, one after the other; `calls`: addresses of LayerCalls."""
+        self.library.layers(LEVELS.index(self.level), torch.get_num_threads(), calls, len(calls))
+
+    def packed(self, weight: Tensor) -> Tensor:
+        """`weight` [out_features, in_features] in the form that `gemm` reads, flat."""
+        dtype, (out_features, in_features) = DTYPES[weight.dtype], weight.shape
+        size = self.library.packed_size(dtype, out_features, in_features)
+        packed = torch.empty(size, dtype=weight.dtype)
+        self.library.pack(
+            dtype,
+            torch.get_num_threads(),
+            weight.data_ptr(),
+            weight.stride(0),
+            out_features,
+            in_features,
+            packed.data_ptr(),
+        )
+        return packed
+
 
 def load_kernels(
     cache: Path, *, level: str | None = None, report: Callable[[str], None] = lambda line: None
@@ -52,7 +77,14 @@ def load_kernels(
     except OSError as error:
         raise BuildFailed(f"{path}: {error}") from error
     library.best_level.restype = ctypes.c_int64
-    for name in ("lora", "attention", "norm", "gate"):
+    library.packed_size.argtypes, library.packed_size.restype = (ctypes.c_int64,) * 3, ctypes.c_int64
+    library.layers.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    library.layers.restype = library.pack.restype = None
+    library.pack.argtypes = (
+        *(ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p),
+        *(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p),
+    )
+    for name in ("lora", "attention", "norm", "gate", "gemm"):
         function = getattr(library, name)
         function.argtypes, function.restype = (ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p), None
     best = int(library.best_level())

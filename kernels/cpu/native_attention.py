@@ -47,9 +47,7 @@ class NativeAttention:
             return self._other.attend(
                 query, key, value, k_cache=k_cache, v_cache=v_cache, batch=batch, options=options
             )
-        step = self._step
-        if step is None or step.batch is not batch:
-            step = self._step = _chunks(batch)
+        chunks = self.chunks(batch)
         num_tokens, num_heads, head_dim = query.shape
         out = query.new_empty(num_tokens, num_heads, v_cache.shape[3])
         sinks = None if options.sinks is None else options.sinks.float().contiguous()
@@ -69,8 +67,8 @@ class NativeAttention:
                 v_cache.data_ptr(),
                 out.data_ptr(),
                 batch.rows.data_ptr(),
-                step.chunks.data_ptr(),
-                step.chunks.shape[0],
+                chunks.data_ptr(),
+                chunks.shape[0],
                 num_tokens,
                 num_heads,
                 k_cache.shape[2],
@@ -84,6 +82,13 @@ class NativeAttention:
             )
         )
         return out
+
+    def chunks(self, batch: PagedBatch) -> Tensor:
+        """[num_chunks, 4] int64 as the kernels read them; the same for every layer of a step."""
+        step = self._step
+        if step is None or step.batch is not batch:
+            step = self._step = _chunks(batch)
+        return step.chunks
 
 
 def _chunks(batch: PagedBatch) -> _StepChunks:

@@ -1,14 +1,14 @@
 """LoRA by the C++ kernels: shrink and expand in one pass, a unit of tokens at a time.
 
-    y[t, columns_i] += (x[t] @ A_i[slot(t)]ᵀ) @ B_i[slot(t)]
+    y[t, columns_i] = y · scale + shift + (x[t] @ A_i[slot(t)]ᵀ) @ B_i[slot(t)]
+
+The scale and shift of an adapter (DoRA, biases of its own) are applied where `columns_in_expand` says so.
 
 What a step needs of the slots is gathered once and used by every module. A token's numbers depend
 on its own input and adapter alone, never on the batch. What the kernels cannot read (fp16, another
 device) plain PyTorch computes.
 """
 
-import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from kernels.cpu.calls import DTYPES, LoraCall, computable
 from kernels.cpu.native import NativeKernels
 from kernels.lora.ops import LoraOps
-from kernels.lora.pool import LoraModule, SlotRows
+from kernels.lora.pool import LoraModule, SlotRows, SlotTable
 from kernels.lora.segments import Segments
+from kernels.lora.side import SlotSide
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class _BoundSlot:
     owner: SlotRows
     pages: Tensor  # [num_pages] int64
     ranks: Tensor  # [num_modules, ranks_stride] int64
+    affines: Tensor | None  # [num_modules, 2] int64: addresses of scale and shift, 0 for none
     max_rank: int
 
 
@@ -36,18 +38,16 @@ class _StepTiles:
     """The tiles of a step, for all modules."""
 
     segments: Segments
-    slots: tuple[int, ...]
-    owners: tuple[SlotRows | None, ...]  # of the slots, when the tiles were made
-    tiles: Tensor  # [num_tiles, 4] int64: start, length, address of pages, of ranks
+    table: SlotTable
+    version: int  # of the table, when the tiles were made
+    tiles: Tensor  # [num_tiles, 5] int64: start, length, address of pages, of ranks, of affines
     bound: tuple[_BoundSlot, ...]  # kept alive for their addresses
     max_rank: int
     ranks_stride: int
 
-    def holds(self, segments: Segments, rows: Sequence[SlotRows | None]) -> bool:
-        """Whether it was made from these segments and no slot of theirs was bound anew since."""
-        return segments is self.segments and all(
-            map(operator.is_, map(rows.__getitem__, self.slots), self.owners)
-        )
+    def holds(self, segments: Segments, table: SlotTable) -> bool:
+        """Whether it was made from these segments and no slot was bound anew since."""
+        return segments is self.segments and table is self.table and table.version == self.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +85,29 @@ class NativeLoraOps(LoraOps):
         if not (computable(x, out, module.a) and x.dtype == out.dtype):
             self._other.add(x, module, segments, out=out)
             return
-        step = self._step
-        if step is None or not step.holds(segments, module.slots.rows):
-            step = self._step = self._tiles(segments, module.slots.rows)
-        if not step.max_rank:
+        call = self.prepared(module, segments)
+        if call is None:
             return
-        call = self._call(module)
         call.x_dtype = DTYPES[x.dtype]
         call.x, call.x_stride = x.data_ptr(), x.stride(0)
         call.out, call.out_stride = out.data_ptr(), out.stride(0)
+        self._kernels.lora(call)
+
+    def prepared(self, module: LoraModule, segments: Segments) -> LoraCall | None:
+        """The module's call for a step, but for `x_dtype`, `x`, `out` and their strides.
+
+        Valid until the next call for this module. None: nothing is to be added in this step.
+        """
+        step = self._step
+        if step is None or not step.holds(segments, module.slots):
+            step = self._step = self._tiles(segments, module.slots)
+        if not step.max_rank:
+            return None
+        call = self._call(module)
         call.order, call.tiles = segments.order.data_ptr(), step.tiles.data_ptr()
         call.num_tiles, call.max_rank = step.tiles.shape[0], step.max_rank
         call.ranks_stride = step.ranks_stride
-        self._kernels.lora(call)
+        return call
 
     def _call(self, module: LoraModule) -> LoraCall:
         kept = self._calls.get(id(module))
@@ -117,20 +127,25 @@ class NativeLoraOps(LoraOps):
             kept = self._calls[id(module)] = _ModuleCall(module, columns, call)
         return kept.call
 
-    def _tiles(self, segments: Segments, rows: Sequence[SlotRows | None]) -> _StepTiles:
-        slots = tuple(dict.fromkeys(tile.slot for tile in segments.tiles))
-        owners = tuple(rows[slot] for slot in slots)
-        bound = {slot: self._bound(slot, owner) for slot, owner in zip(slots, owners, strict=True) if owner}
-        table = [
-            (tile.start, tile.length, found.pages.data_ptr(), found.ranks.data_ptr())
+    def _tiles(self, segments: Segments, table: SlotTable) -> _StepTiles:
+        slots = {tile.slot for tile in segments.tiles}
+        bound = {slot: self._bound(slot, owner) for slot in slots if (owner := table.rows[slot])}
+        tiles = [
+            (
+                tile.start,
+                tile.length,
+                found.pages.data_ptr(),
+                found.ranks.data_ptr(),
+                found.affines.data_ptr() if found.affines is not None and table.columns_in_expand else 0,
+            )
             for tile in segments.tiles
             if (found := bound.get(tile.slot)) is not None and found.max_rank
         ]
         return _StepTiles(
             segments=segments,
-            slots=slots,
-            owners=owners,
-            tiles=torch.tensor(table, dtype=torch.int64).view(-1, 4),
+            table=table,
+            version=table.version,
+            tiles=torch.tensor(tiles, dtype=torch.int64).view(-1, 5),
             bound=tuple(bound.values()),
             max_rank=max((found.max_rank for found in bound.values()), default=0),
             ranks_stride=next((found.ranks.shape[1] for found in bound.values()), 0),
@@ -145,6 +160,16 @@ class NativeLoraOps(LoraOps):
                 owner,
                 torch.tensor(owner.pages, dtype=torch.int64),
                 torch.tensor(padded, dtype=torch.int64),
+                _affines(owner.side),
                 max(map(max, padded)),
             )
         return kept
+
+
+def _affines(side: SlotSide | None) -> Tensor | None:
+    if side is None or not any(side.affines):
+        return None
+    pairs = ((None, None) if affine is None else (affine.scale, affine.shift) for affine in side.affines)
+    return torch.tensor(
+        [[0 if part is None else part.data_ptr() for part in pair] for pair in pairs], dtype=torch.int64
+    )

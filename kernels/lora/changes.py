@@ -16,7 +16,12 @@ from kernels.lora.side import LowRank, Replacement, SlotSide
 
 
 def change_columns(module: LoraModule, segments: Segments, *, out: Tensor) -> None:
-    """Scale and shift the module's base output, `out` [num_tokens, out_features], before LoRA is added."""
+    """Scale and shift the module's base output, `out` [num_tokens, out_features], before LoRA is added.
+
+    Nothing to do where `expand` does it (Triton).
+    """
+    if module.slots.columns_in_expand:
+        return
     for tile, side in _sides(module.slots, segments):
         affine = side.affines[module.index]
         if affine is not None:

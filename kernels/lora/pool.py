@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kernels.lora.segments import Segments
 from kernels.lora.side import SlotSide
 
 PAGE_ROWS = 8
@@ -43,20 +44,30 @@ class SlotRows:
         return (pages[:, None] * PAGE_ROWS + torch.arange(PAGE_ROWS)).flatten()[:rank]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SlotTable:
     """What every slot is bound to; one table for all modules, so that binding takes constant time."""
 
     rows: list[SlotRows | None]
     sided: set[int] = field(default_factory=set)  # slots whose adapter has a `side`
+    columns_in_expand: bool = False  # whether `expand` itself scales and shifts columns
+    version: int = 0  # grows when a slot is bound anew
 
     def bind(self, slot: int, rows: SlotRows | None) -> None:
         """From now on the slot computes with `rows`; None: with nothing."""
         self.rows[slot] = rows
+        self.version += 1
         if rows is not None and rows.side is not None:
             self.sided.add(slot)
         else:
             self.sided.discard(slot)
+
+    def changes_ends(self, segments: Segments) -> bool:
+        """Whether an adapter of the step changes the embedding or the head."""
+        if not self.sided:
+            return False
+        bound = (self.rows[tile.slot] for tile in segments.tiles)
+        return any(rows.side.changes_ends for rows in bound if rows and rows.side)
 
 
 @dataclass(slots=True)

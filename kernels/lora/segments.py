@@ -54,6 +54,24 @@ class Segments:
                 slots[row] = tile.slot
         return build_segments([slots[row] for row in rows.tolist()])
 
+    def moved(self, order: Tensor, logits: "Segments | None" = None) -> "MovedSegments":
+        """The same with `order` on a device.
+
+        `logits` are those of the rows that the head computes; None: no adapter of the step changes it.
+        """
+        return MovedSegments(order, self.tiles, self.num_tokens, logits or Segments(order, (), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class MovedSegments(Segments):
+    """Tiles of a step whose `order` is on another device."""
+
+    logits: Segments
+
+    def of_rows(self, rows: Tensor) -> Segments:
+        """What was described on the host: reading `rows` back would wait for the device."""
+        return self.logits
+
 
 def build_segments(slots: Sequence[int | None], max_tile_tokens: int | None = None) -> Segments:
     """Sort the tokens of a step by slot; `None` is a token without an adapter.

@@ -8,10 +8,12 @@ Allocated only for adapters that have it and bound with their slot. Scaling is f
 shift. Values only; `changes` computes with them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
+
+Move = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,10 @@ class Affine:
 
     scale: Tensor | None = None
     shift: Tensor | None = None
+
+    def moved(self, move: Move) -> "Affine":
+        """The same with every tensor moved."""
+        return Affine(_moved(self.scale, move), _moved(self.shift, move))
 
     def __call__(self, y: Tensor) -> Tensor:
         """Return y · scale + shift in fp32, for `y` [num_tokens, out_features]."""
@@ -38,6 +44,10 @@ class Replacement:
     weight: Tensor
     bias: Tensor | None = None
 
+    def moved(self, move: Move) -> "Replacement":
+        """The same with every tensor moved."""
+        return Replacement(move(self.weight), _moved(self.bias, move))
+
     def tensors(self) -> Iterator[Tensor | None]:
         """What it holds."""
         yield from (self.weight, self.bias)
@@ -50,6 +60,11 @@ class LowRank:
     a_t: Tensor  # [in_features, rank]
     b: Tensor  # [rank, out_features]
     affine: Affine | None = None
+
+    def moved(self, move: Move) -> "LowRank":
+        """The same with every tensor moved."""
+        affine = self.affine.moved(move) if self.affine else None
+        return LowRank(move(self.a_t), move(self.b), affine)
 
     @property
     def rank(self) -> int:
@@ -79,9 +94,26 @@ class SlotSide:
         return max((end.rank for end in (self.embedding, self.head) if isinstance(end, LowRank)), default=0)
 
     @property
+    def changes_ends(self) -> bool:
+        """Whether it changes the embedding or the head."""
+        return self.embedding is not None or self.head is not None
+
+    def moved(self, move: Move) -> "SlotSide":
+        """The same with every tensor moved: to another device, or to memory that copies can read."""
+        return SlotSide(
+            tuple(affine.moved(move) if affine else None for affine in self.affines),
+            self.embedding.moved(move) if self.embedding else None,
+            self.head.moved(move) if self.head else None,
+        )
+
+    @property
     def num_bytes(self) -> int:
         """Memory of its tensors."""
         changes = (*self.affines, self.embedding, self.head)
         return sum(
             tensor.nbytes for change in changes if change for tensor in change.tensors() if tensor is not None
         )
+
+
+def _moved(tensor: Tensor | None, move: Move) -> Tensor | None:
+    return None if tensor is None else move(tensor)

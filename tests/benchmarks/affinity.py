@@ -1,96 +1,158 @@
-"""Loads that routing causes: ours against least-loaded, on one Zipf trace. Values only, no processes.
+"""Loads that routing causes: ours against least-loaded, on Zipf traces. Values only, no processes.
 
 Each worker keeps the adapters used last (a CPU cache of CACHED, of which SLOTS are in slots); a
 request occupies its worker for DURATION arrivals. A load is a request whose adapter is not cached.
+No routing can do better than one cache of all workers' sizes together and no queue to heed: that
+bound is printed beside each fleet. Four workers have fewer places than there are requests at once,
+and caches for a quarter of the adapters: there, it is far above the goal.
 """
 
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from statistics import fmean
 
+from control_plane.placement.rendezvous import score
 from control_plane.placement.route import Wanted, route
 from control_plane.registry.types import AdapterKey
 from control_plane.workers.types import Capacity, HeldAdapter, Tier, Worker, WorkerStatus
 
-NUM_WORKERS, NUM_ADAPTERS, NUM_REQUESTS = 16, 1000, 6000
+NUM_ADAPTERS, NUM_REQUESTS = 1000, 6000
 SLOTS, CACHED, DURATION, BATCH = 8, 64, 96, 16
 EXPONENT = 1.0
+FLEETS = (4, 8, 16, 32)  # workers
+SEEDS = (7, 1, 2)
+FIGURE_FLEETS = (8, 16)  # a batch place and half a cache place for everybody, and twice that
 
 Choose = Callable[[str, Sequence[Worker]], Worker]
 
 
-def loads_per_1000(choose: Choose) -> float:
-    """Loads per 1,000 requests after a warm-up of a third of the trace."""
-    draw = random.Random(7)
-    weights = list(accumulate(1 / rank**EXPONENT for rank in range(1, NUM_ADAPTERS + 1)))
-    fleet = {f"w{number}": _Caching(f"w{number}") for number in range(NUM_WORKERS)}
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one trace came to."""
+
+    loads: float  # per 1,000 requests
+    queued: float  # requests per 1,000 that found a full batch
+
+
+def affinity_load_ratio() -> float:
+    """Loads of ours / of least-loaded routing: mean over seeds of the worse of FIGURE_FLEETS."""
+    ratios = {}
+    for num_workers in FLEETS:
+        ours, plain = (
+            [replay(choose, num_workers, seed) for seed in SEEDS] for choose in (by_residency, least_loaded)
+        )
+        each = [one.loads / other.loads for one, other in zip(ours, plain, strict=True)]
+        bound = fmean(bound_per_1000(num_workers, seed) for seed in SEEDS)
+        loads = fmean(one.loads for one in plain)
+        ratios[num_workers] = fmean(each)
+        print(
+            f"affinity, {num_workers:2} workers: {ratios[num_workers]:.3f} "
+            f"(seeds {', '.join(f'{ratio:.3f}' for ratio in each)}; bound {bound / loads:.3f}); "
+            f"queued per 1,000: {fmean(one.queued for one in ours):.0f} against "
+            f"{fmean(one.queued for one in plain):.0f}"
+        )
+    return max(ratios[num_workers] for num_workers in FIGURE_FLEETS)
+
+
+def replay(choose: Choose, num_workers: int, seed: int) -> Outcome:
+    """Route one trace; its first third warms the caches and is not counted."""
+    fleet = {f"w{number}": _Caching(f"w{number}") for number in range(num_workers)}
     running: deque[str] = deque()
-    loads = counted = 0
-    for number in range(NUM_REQUESTS):
+    loads = queued = counted = 0
+    for now, digest in enumerate(_trace(seed)):
         if len(running) == DURATION:
-            fleet[running.popleft()].running -= 1
-        digest = f"d{draw.choices(range(NUM_ADAPTERS), cum_weights=weights)[0]}"
-        chosen = fleet[choose(digest, [worker.seen() for worker in fleet.values()]).worker_id]
-        loaded = chosen.take(digest)
-        running.append(chosen.worker_id)
-        if number >= NUM_REQUESTS // 3:
-            loads, counted = loads + loaded, counted + 1
-    return 1000 * loads / counted
+            fleet[running.popleft()].finish()
+        chosen = fleet[choose(digest, [caching.worker for caching in fleet.values()]).worker_id]
+        loaded = chosen.take(digest, now)
+        running.append(chosen.worker.worker_id)
+        if now >= NUM_REQUESTS // 3:
+            loads, queued, counted = (
+                loads + loaded,
+                queued + (chosen.worker.status.running_requests > BATCH),
+                counted + 1,
+            )
+    return Outcome(1000 * loads / counted, 1000 * queued / counted)
+
+
+def bound_per_1000(num_workers: int, seed: int) -> float:
+    """Loads of one least-recently-used cache as large as all together."""
+    cached: OrderedDict[str, None] = OrderedDict()
+    loaded = []
+    for digest in _trace(seed):
+        loaded.append(digest not in cached)
+        cached[digest] = None
+        cached.move_to_end(digest)
+        if len(cached) > num_workers * CACHED:
+            cached.popitem(last=False)
+    return 1000 * fmean(loaded[NUM_REQUESTS // 3 :])
 
 
 def by_residency(digest: str, workers: Sequence[Worker]) -> Worker:
     """The control plane's own choice."""
-    return route(Wanted("llama", digest, 8), workers)
+    return route(Wanted("llama", digest, 8, 1), workers)
 
 
 def least_loaded(digest: str, workers: Sequence[Worker]) -> Worker:
     """What a load balancer does; equal ones in turn."""
-    return min(workers, key=lambda worker: (worker.status.running_requests, hash((digest, worker.worker_id))))
+    return min(workers, key=lambda worker: (worker.status.running_requests, score(worker.worker_id, digest)))
+
+
+def _trace(seed: int) -> list[str]:
+    draw = random.Random(seed)
+    weights = list(accumulate(1 / rank**EXPONENT for rank in range(1, NUM_ADAPTERS + 1)))
+    numbers = draw.choices(range(NUM_ADAPTERS), cum_weights=weights, k=NUM_REQUESTS)
+    return [f"d{number}" for number in numbers]
 
 
 class _Caching:
-    """One worker's caches, oldest first."""
+    """One worker's caches, oldest first; `worker` is what the control plane knows of it."""
 
-    def __init__(self, worker_id: str) -> None:
-        self.worker_id = worker_id
-        self.running = 0
-        self._cached: OrderedDict[str, None] = OrderedDict()
-        self._worker = Worker(
+    def __init__(self, worker_id: str, size: int = CACHED) -> None:
+        self._size = size
+        self._cached: OrderedDict[str, int] = OrderedDict()  # digest → when it was used last
+        self.worker = Worker(
             worker_id=worker_id,
             instance_id=worker_id,
             address="127.0.0.1:1",
             base_model="llama",
             base_model_digest="sha256:base",
-            capacity=Capacity(max_loras=SLOTS, max_lora_rank=64, max_num_seqs=BATCH),
+            capacity=Capacity(max_loras=SLOTS, max_lora_rank=64, max_num_seqs=BATCH, cpu_bytes=size),
         )
 
-    def take(self, digest: str) -> bool:
-        """Run a request; whether its adapter had to be loaded."""
+    def take(self, digest: str, now: int) -> bool:
+        """Run a request; whether its adapter had to be loaded. An arrival is a second."""
         loaded = digest not in self._cached
-        self._cached[digest] = None
+        self._cached[digest] = now
         self._cached.move_to_end(digest)
-        if len(self._cached) > CACHED:
+        if len(self._cached) > self._size:
             self._cached.popitem(last=False)
-        self.running += 1
-        self._worker = replace(self._worker, status=WorkerStatus(adapters=self._held()))
+        status = WorkerStatus(
+            adapters=self._held(now),
+            running_requests=self.worker.status.running_requests + 1,
+            cpu_bytes_used=len(self._cached),
+        )
+        self.worker = replace(self.worker, status=status)
         return loaded
 
-    def seen(self) -> Worker:
-        """What the control plane knows of it."""
-        status = replace(self._worker.status, running_requests=self.running)
-        return replace(self._worker, status=status)
+    def finish(self) -> None:
+        """End a request."""
+        status = self.worker.status
+        status = replace(status, running_requests=status.running_requests - 1)
+        self.worker = replace(self.worker, status=status)
 
-    def _held(self) -> tuple[HeldAdapter, ...]:
-        newest = list(self._cached)[-SLOTS:]
+    def _held(self, now: int) -> tuple[HeldAdapter, ...]:
+        in_slots = len(self._cached) - SLOTS
         return tuple(
             HeldAdapter(
                 key=AdapterKey("acme", digest),
                 revision=1,
                 digest=digest,
                 rank=8,
-                tier=Tier.SLOT if digest in newest else Tier.CPU,
+                tier=Tier.SLOT if place >= in_slots else Tier.CPU,
+                idle_s=now - used,
             )
-            for digest in self._cached
+            for place, (digest, used) in enumerate(self._cached.items())
         )

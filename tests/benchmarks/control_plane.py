@@ -2,19 +2,16 @@
 
 Each ratio is the median over rounds in which both sides take turns, on one Valkey: admission against
 an empty RPC of the same server, the relay against a bare stream, the registry with 100,000 adapters
-against 10. Convergence is of real processes: the leader is killed, an adapter registered with the
-other, and the time is taken until a worker is told, from the end of the dead leader's lease.
+against 10. Convergence is of real processes: `convergence` says how.
 """
 
 import asyncio
-import signal
 import statistics
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import tracemalloc
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +19,28 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 
-from control_plane.api.calls import wanted
-from control_plane.placement.plan import plan
-from control_plane.placement.route import route
+from control_plane.placement.desired import Desired
 from control_plane.registry.service import Registry
 from control_plane.registry.store import AdapterStore
 from control_plane.registry.types import Adapter, AdapterKey, PinTier
 from control_plane.resolvers.chain import ResolverChain
 from control_plane.store.client import connect
 from control_plane.store.valkey import EmbeddedValkey
-from control_plane.workers import keys as worker_keys
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
-from protos.registry.v1 import registry_pb2, registry_pb2_grpc
-from tests.benchmarks.affinity import by_residency, least_loaded, loads_per_1000
+from protos.registry.v1 import registry_pb2
+from tests.benchmarks.affinity import affinity_load_ratio
+from tests.benchmarks.convergence import convergence
 from tests.benchmarks.goals import report
 from tests.control_plane.adapter_files import write_adapter
-from tests.control_plane.fake_worker import BASE_MODEL, FakeWorker, Script
+from tests.control_plane.fake_worker import BASE_MODEL, Script
 from tests.control_plane.placement.examples import adapter, revision, worker
-from tests.control_plane.replica import eventually, ready, replica
+from tests.control_plane.replica import ready, replica
+from tests.simulation.fleet import simulation
 
 NUM_ROUNDS = 5
 CALLERS, CALLS = 32, 40  # of each caller, a round
 STREAMS, MESSAGES = 8, 400
 NUM_MANY, NUM_FEW, TENANTS = 100_000, 10, 100
-LEASE_S = 1.0
 SIMULATED_WORKERS, SIMULATED_ADAPTERS = 200, 10_000
 
 Rate = Callable[[], Awaitable[float]]
@@ -70,26 +65,21 @@ async def interleaved(one: Rate, other: Rate) -> float:
 
 
 async def admission_ratio(redis: Redis, root: Path) -> float:
-    """Authenticate, resolve, reserve, route, against an empty unary RPC of the same server."""
+    """Authenticate, resolve, reserve, route and sign: Route against an empty unary RPC of its server."""
     async with replica(redis, root) as control, control.worker().run():
         await ready(control, "worker-0")
         source = str(write_adapter(root / "acme" / "bot"))
         await control.registry.RegisterAdapter(
             registry_pb2.RegisterAdapterRequest(name="bot", source=source), metadata=control.as_("acme")
         )
-        plane, secret = control.plane, control.keys["acme-user"]
         health: Any = health_pb2_grpc.HealthStub(control.channel)
-
-        async def admit(number: int) -> None:
-            identity = await plane.keys.authenticate(secret)
-            await plane.registry.resolve(identity.tenant, "bot", plane.fleet.base_models(), str(number))
-            await plane.quotas.reserve(identity.tenant, uuid.uuid4().hex, 100, "bot")
-            route(by_name, plane.fleet.workers())
-
-        target = await plane.registry.resolve("acme", "bot", plane.fleet.base_models())
-        by_name = wanted(target)
+        request = inference_pb2.RouteRequest(model="bot", prompt_tokens=100)
+        caller = control.as_("acme-user")
         empty = health_pb2.HealthCheckRequest(service="liveness")
-        return await interleaved(lambda: rate(admit), lambda: rate(lambda _: health.Check(empty)))
+        return await interleaved(
+            lambda: rate(lambda _: control.inference.Route(request, metadata=caller)),
+            lambda: rate(lambda _: health.Check(empty)),
+        )
 
 
 async def relay_ratio(redis: Redis, root: Path) -> float:
@@ -159,70 +149,39 @@ def _stored(number: int, tenants: int) -> Adapter:
     )
 
 
-@asynccontextmanager
-async def process(root: Path, redis_url: str, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A control-plane process."""
-    flags = ("--listen", f"127.0.0.1:{port}", "--redis-url", redis_url, "--state-dir", str(root))
-    leases = ("--leader-lease-ttl-s", str(LEASE_S), "--worker-lease-ttl-s", str(LEASE_S))
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "control_plane", *flags, *leases, "--adapter-roots", str(root)),
-        stderr=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.wait()
+async def simulate() -> None:
+    """Print what a large fleet costs: planning, messages, memory, convergence."""
+    lease_s = 10.0  # all of these workers share one process, which is late now and then
+    async with simulation(SIMULATED_WORKERS, SIMULATED_ADAPTERS, lease_s=lease_s) as (run, leader):
+        cost = await run.change(leader)
+        each_us = 1e6 * cost.seconds / cost.changes
+        print("\n".join(run.findings.lines()))
+        print(f"  an adapter more: {cost.pairs / cost.changes:.2f} pairs, {each_us:.0f} µs")
+    each_adapter, each_worker = planning_bytes(SIMULATED_WORKERS, SIMULATED_ADAPTERS)
+    print(f"  planning memory: {each_adapter:.0f} bytes an adapter, {each_worker:.0f} bytes a worker")
 
 
-async def converge_s(valkey: EmbeddedValkey, root: Path, ports: tuple[int, int]) -> float:
-    """Seconds from the end of a killed leader's lease until its successor's command reaches a worker."""
-    redis = connect(valkey.url)
-    async with AsyncExitStack() as stack:
-        leader = await stack.enter_async_context(process(root, valkey.url, ports[0]))
-        await eventually(lambda: redis.get(worker_keys.LEADER), 30)
-        await stack.enter_async_context(process(root, valkey.url, ports[1]))
-        endpoint = f"127.0.0.1:{ports[1]}"
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(endpoint))
-        await asyncio.wait_for(channel.channel_ready(), 30)
-        held = FakeWorker(endpoint, (root / "worker.key").read_text().strip())
-        await stack.enter_async_context(held.run())
-        await eventually(lambda: held.leases, 10)
-        leader.send_signal(signal.SIGKILL)
-        left_s = max(0, await redis.pttl(worker_keys.LEADER)) / 1000
-        killed_s = time.monotonic()
-        message = registry_pb2.RegisterAdapterRequest(
-            tenant="acme", name="bot", source=str(write_adapter(root / "bot"))
-        )
-        admin = (("authorization", f"Bearer {(root / 'admin.key').read_text().strip()}"),)
-        await registry_pb2_grpc.AdapterRegistryStub(channel).RegisterAdapter(message, metadata=admin)
-        await eventually(lambda: held.commands, 30)
-        taken_s = time.monotonic() - killed_s - left_s
-    await redis.aclose()
-    return max(0.0, taken_s)
-
-
-def simulate_planning() -> None:
-    """Print what planning costs with 200 workers and 10,000 adapters."""
-    fleet = [worker(f"w{number:03}") for number in range(SIMULATED_WORKERS)]
-    adapters = {one.key: one for one in (adapter(f"bot-{number}") for number in range(SIMULATED_ADAPTERS))}
-    times = []
-    for _ in range(3):
-        began_s = time.perf_counter()
-        commands = plan(adapters, fleet, version=1, num_holders=2)
-        times.append(time.perf_counter() - began_s)
-    print(
-        f"planning {SIMULATED_ADAPTERS} adapters on {SIMULATED_WORKERS} workers: first {times[0]:.2f} s, "
-        f"then {min(times[1:]):.3f} s, {len(commands)} commands"
-    )
+def planning_bytes(num_workers: int, num_adapters: int) -> tuple[float, float]:
+    """Bytes of desired state beside the registry's own values: of each adapter, and of an empty worker."""
+    fleet = [worker(f"w{number:03}") for number in range(num_workers)]
+    adapters = [adapter(f"bot-{number}", resource_version=number + 1) for number in range(num_adapters)]
+    desired = Desired(2)
+    tracemalloc.start()
+    for one in fleet:
+        for _ in desired.observe(one):
+            continue
+    workers_bytes = tracemalloc.get_traced_memory()[0]
+    for other in adapters:
+        desired.put(other)
+    total_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (total_bytes - workers_bytes) / num_adapters, workers_bytes / num_workers
 
 
 async def measure(root: Path) -> dict[str, float]:
     """All figures."""
-    figures = {"affinity_load_ratio": loads_per_1000(by_residency) / loads_per_1000(least_loaded)}
-    simulate_planning()
+    figures = {"affinity_load_ratio": affinity_load_ratio()}
+    await simulate()
     for directory in "abc":
         (root / directory).mkdir()
     with (
@@ -234,7 +193,6 @@ async def measure(root: Path) -> dict[str, float]:
             ("admission_ratio", lambda: admission_ratio(redis, root / "a")),
             ("relay_ratio", lambda: relay_ratio(redis, root / "b")),
             ("registry_flat_ratio", lambda: registry_flat_ratio(redis, other)),
-            ("converge_s", lambda: converge_s(few, root / "c", (18470, 18471))),
         ):
             await redis.flushdb()
             await other.flushdb()
@@ -242,6 +200,7 @@ async def measure(root: Path) -> dict[str, float]:
             print(f"{name} {figures[name]:.3f}", file=sys.stderr, flush=True)
         await redis.aclose()
         await other.aclose()
+        figures |= await convergence(few, root / "c", 18470)
     return figures
 
 

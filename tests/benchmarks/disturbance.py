@@ -2,7 +2,9 @@
 
 Quiet and disturbed rounds take turns, and a ratio is the median of its rounds' ratios: the machine's
 own unrest hits both of a pair. A round is a crowd that decodes; only the time when the whole crowd
-decodes counts, so neither its prompts nor its thinning out is taken for a disturbance.
+decodes counts, so neither its prompts nor its thinning out is taken for a disturbance. A round has a
+length in steps, over 200 of them: with fewer than 100, p99 would be its slowest step, the one that
+computes the newcomer's prompt, whatever came of the load.
 """
 
 import random
@@ -10,31 +12,27 @@ import statistics
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_plane.adapters.revision import AdapterSource, ReloadPolicy, Revision
+from data_plane.adapters.revision import AdapterSource, ReloadPolicy
 from data_plane.engine.events import CommandDone, Load, Reload
 from tests.benchmarks.live import TIMEOUT_S, LiveEngine, LiveStream
 from tests.benchmarks.slow_source import SlowReader
 from tests.benchmarks.synthetic import ALL_LINEAR, AdapterFactory
-from tests.benchmarks.workload import ADAPTERS
-from tests.digests import digest_of
+from tests.benchmarks.workload import ADAPTERS, demo_adapter
 from tests.oracle import ADAPTERS_DIR
 
 NUM_ROUNDS = 5
 NUM_CROWD = 15
-CROWD_TOKENS = 1024  # more than a round sees
-ROUND_S = 3.5
+ROUND_TOKENS = 224  # of a stream: 200 steps and some in which the crowd assembles
 PROMPT_TOKENS = 32
 SOURCE_S = 2.0
 COLD_RANK = 64
 COLD_TOKENS = 16
 RELOAD_EVERY_S = 0.2
-NUM_RELOADS = 15  # a round: 3 s of them
 PREFIX_TOKENS = 512
 NUM_PREFIXES = 8
 ENGINE = {
@@ -66,7 +64,8 @@ class Gaps:
 
     def add(self, kind: str, measured: Round) -> None:
         """One more round of a kind."""
-        print(f"  {kind}: p99 {1000 * measured.p99_s:.1f} ms", file=sys.stderr, flush=True)
+        steps = len(measured.gaps_s) // NUM_CROWD
+        print(f"  {kind}: p99 {1000 * measured.p99_s:.1f} ms of {steps} steps", file=sys.stderr, flush=True)
         self.rounds.setdefault(kind, []).append(measured)
 
     def ratio(self, kind: str, quiet: str) -> float:
@@ -94,25 +93,28 @@ class Crowd:
         self._engine = engine
         self._rng = rng
         self.adapters = list(adapters)
-        self.num_failed = 0  # streams that ended before they were cancelled
+        self.num_failed = 0  # streams that did not get their tokens
 
     def prompt(self, num_tokens: int = PROMPT_TOKENS) -> tuple[int, ...]:
         """Random tokens, so that no prefix is known."""
         return tuple(self._rng.randrange(self._engine.vocab_size) for _ in range(num_tokens))
 
-    def round(self, disturb: Callable[[], object] = lambda: None) -> Round:
-        """Let the crowd decode, disturbed once all of it does."""
-        streams = [self._engine.send(self.prompt(), adapter, CROWD_TOKENS) for adapter in self.adapters]
+    def round(self, disturb: Callable[[threading.Event], object] = lambda over: None) -> Round:
+        """Let the crowd decode to its end, disturbed once all of it does; `over`: the first has ended."""
+        over = threading.Event()
+        streams = [
+            self._engine.send(self.prompt(), adapter, ROUND_TOKENS, on_end=lambda stream: over.set())
+            for adapter in self.adapters
+        ]
         for stream in streams:
             if not stream.started.wait(TIMEOUT_S):
                 raise TimeoutError("a stream of the crowd has not begun")
-        disturb()
-        # A round has a length in seconds, so that a slow machine does not take longer over it.
-        threading.Event().wait(max(0.0, streams[-1].token_s[0] + ROUND_S - time.monotonic()))
+        disturb(over)
         for stream in streams:
-            self.num_failed += stream.failure is not None
-            self._engine.cancel(stream)
-        return Round(_gaps(streams))
+            stream.wait()
+        whole = [stream for stream in streams if stream.failure is None]
+        self.num_failed += len(streams) - len(whole)
+        return Round(_gaps(whole))
 
 
 def _gaps(streams: Sequence[LiveStream]) -> tuple[float, ...]:
@@ -146,12 +148,6 @@ def measure() -> tuple[dict[str, float], Gaps]:
     return figures, gaps
 
 
-def demo_adapter(tenant: str, name: str, *, directory: str = "", number: int = 1) -> AdapterSource:
-    """An adapter of the demo, perhaps under another's name."""
-    path = ADAPTERS_DIR / tenant / (directory or name)
-    return AdapterSource(Revision(tenant, name, number, digest_of(path)), str(path))
-
-
 def _cold_loads(
     engine: LiveEngine, crowd: Crowd, cold: Sequence[AdapterSource], gaps: Gaps
 ) -> dict[str, float]:
@@ -164,8 +160,8 @@ def _cold_loads(
 
     for adapter in cold:
         gaps.add("quiet", crowd.round())
-        gaps.add("cold rank-64 load", crowd.round(lambda adapter=adapter: arrive("cold", adapter)))
-        gaps.add("warm rank-64 request", crowd.round(lambda: arrive("warm", warm_adapter)))
+        gaps.add("cold rank-64 load", crowd.round(lambda over, adapter=adapter: arrive("cold", adapter)))
+        gaps.add("warm rank-64 request", crowd.round(lambda over: arrive("warm", warm_adapter)))
     first = {kind: statistics.median(s.result().ttft_s for s in streams) for kind, streams in sent.items()}
     print(f"  first token of a cold adapter {first['cold']:.3f} s, warm {first['warm']:.3f} s")
     return {
@@ -183,12 +179,10 @@ def _reloads(engine: LiveEngine, crowd: Crowd, gaps: Gaps) -> dict[str, float]:
     outcomes: list[Future[CommandDone]] = []
     failed_before = crowd.num_failed
 
-    def keep_reloading() -> None:
-        pace = threading.Event()
-        for _ in range(NUM_RELOADS):
+    def keep_reloading(over: threading.Event) -> None:
+        while not over.wait(RELOAD_EVERY_S):
             revisions.reverse()
             outcomes.append(engine.command(Reload(revisions[0], ReloadPolicy.IMMEDIATE)))
-            pace.wait(RELOAD_EVERY_S)
 
     for _ in range(NUM_ROUNDS):
         crowd.adapters = [(revisions[0], *others)[i % 3] for i in range(NUM_CROWD)]

@@ -75,6 +75,11 @@ GOALS: Mapping[str, Goal] = {
     "registry_flat_ratio": at_least(0.9, "operations/s: 100,000 adapters / 10"),
     "affinity_load_ratio": at_most(0.3, "loads on a Zipf trace: residency-aware / least-loaded routing"),
     "converge_s": at_most(2.0, "s from the end of a killed leader's lease to its successor's command"),
+    "converge_follower_s": at_most(
+        2.0, "s from a follower's death to a command for its worker, which redials"
+    ),
+    "converge_worker_s": at_most(2.0, "s from a worker's death until another is told to hold its adapter"),
+    "converge_store_s": at_most(2.0, "s from a killed store's return to the next command"),
     # make bench
     "pool_efficiency": at_least(0.95, "bytes needed / allocated, ranks 8, 16, 32, 64 in one rank pool"),
     "pool_padded_efficiency": Goal("the same, every adapter padded to rank 64"),
@@ -87,6 +92,22 @@ GOALS: Mapping[str, Goal] = {
     "reload_itl_p99_ratio": at_most(1.25, "p99 between tokens: a reload every 200 ms / quiet"),
     "reload_failed_requests": at_most(0, "requests that failed during those reloads"),
     "prefix_hit_ttft_ratio": at_most(0.25, "first token of a 512-token prompt: cached / not"),
+    "hf_total_b16": at_least(2.5, "prompt + new tokens/s, 16 streams, base only: engine / transformers"),
+    "hf_total_b64": at_least(2.2, "the same with 64 streams"),
+    "hf_decode_b1": at_least(2.5, "decode tokens/s of one stream: engine / transformers"),
+    "hf_prefill": at_least(2.3, "prompt tokens/s, 64 prompts of 64 tokens: engine / transformers"),
+    "peft_b16_k16": at_least(8.0, "decode tokens/s, 16 streams on 16 adapters: engine / PEFT"),
+    "peft_b64_k64": at_least(14.0, "decode tokens/s, 64 streams on 64 adapters: engine / PEFT"),
+    "lora_step_k1": at_most(1.06, "step of 64 streams, rank 16, all linears: 1 adapter / base only"),
+    "lora_step_k16": at_most(1.12, "the same with 16 adapters"),
+    "lora_step_k64": at_most(1.30, "the same with 64 adapters"),
+    "lora_step_r64_k16": at_most(1.40, "the same with 16 adapters of rank 64"),
+    "prefill_lora_ratio": at_most(1.10, "step of a 512-token prompt: 1 adapter / base only"),
+    "serve_ratio": at_least(0.95, "total tokens/s, 64 streams: whole stack / engine in process"),
+    "load_vs_read": at_most(1.5, "s, Llama-3-8B shapes, rank 16: packing an adapter / reading its bytes"),
+    "load_vs_reused_read": Goal("the same, read into memory that is there; packing allocates its own"),
+    "bandwidth_share_b1": at_least(0.55, "one stream: bytes a step reads × steps/s / read bandwidth"),
+    "read_bandwidth_gb_s": Goal("GB/s, sums of 1 GiB by all threads"),
     "adapters_2000_vs_5": at_least(0.9, "tokens/s: 2,000 adapters under Zipf traffic / 5"),
 }
 

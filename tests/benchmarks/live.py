@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 from types import TracebackType
 from typing import Self
@@ -81,10 +81,14 @@ class LiveEngine:
         self, wrap: Callable[[AdapterReader], AdapterReader] = lambda reader: reader, **settings: object
     ) -> None:
         config = EngineConfig(model=MODEL_DIR, **settings)
-        runtime = build_runtime(config)
+        # One thread loads the model and steps it; data_plane/openmp.py says why.
+        executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        runtime = executor.submit(build_runtime, config).result()
         self.vocab_size = max(runtime.tokenizer.get_vocab().values()) + 1
         tensors = dataclasses.replace(runtime, reader=wrap(runtime.reader))
-        self._thread: EngineThread[LiveStream] = EngineThread(build_engine(tensors, config), _deliver)
+        self._thread: EngineThread[LiveStream] = EngineThread(
+            build_engine(tensors, config), _deliver, executor=executor
+        )
         self._count = itertools.count()
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from tests.benchmarks.disturbance import Gaps
+from tests.benchmarks.lora_steps import Curves
 from tests.benchmarks.starvation import Waits
 
 matplotlib.use("Agg")  # no display where benchmarks run
@@ -18,6 +19,18 @@ def plot_scale(curve: Mapping[int, float], path: Path) -> None:
     axes.plot(list(curve), list(curve.values()), marker="o")
     axes.set(xscale="log", xlabel="adapters (Zipf)", ylabel="tokens/s", title="Throughput by adapters")
     axes.set_ylim(bottom=0)
+    _save(figure, path)
+
+
+def plot_lora_steps(curves: Curves, path: Path) -> None:
+    """Tokens a second by adapters in one batch, and the time of a step by rank."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    left.plot([str(count) for count in curves.rates], list(curves.rates.values()), marker="o")
+    left.set(xlabel="adapters in the batch (rank 16)", ylabel="tokens/s", title="64 streams decode")
+    right.plot(list(curves.step_s), [1000 * s for s in curves.step_s.values()], marker="o")
+    right.set(xlabel="rank of 16 adapters (0: base only)", ylabel="ms", title="A step of 64 streams")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
     _save(figure, path)
 
 

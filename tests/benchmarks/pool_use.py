@@ -37,7 +37,9 @@ def measure() -> dict[str, float]:
         packed = [runtime.reader.read(factory.make(0)) for factory in factories]
     page_bytes = runtime.rank_pool.page_bytes
     num_pages = POOL_BYTES // page_bytes
-    pool = TorchRankPool(runtime.layout, num_slots=num_pages, num_pages=num_pages, dtype=runtime.reader.dtype)
+    pool = TorchRankPool(
+        runtime.layout, num_slots=num_pages, num_pages=num_pages, dtype=runtime.reader.packer.dtype
+    )
     slots = Slots(num_pages, PageAllocator(num_pages))
 
     residents: dict[str, int] = {}  # which of the adapters is behind each name

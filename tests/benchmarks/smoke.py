@@ -1,4 +1,4 @@
-"""`make bench-smoke`: decode speed through the whole stack, as ratios, in under three minutes.
+"""`make bench-smoke`: throughput through the whole stack, as ratios, in under three minutes.
 
 16 streams on three adapters and the base model, bf16, through client → control plane → worker,
 against the same engine without gRPC, without adapters, and against transformers and PEFT. Systems
@@ -6,7 +6,6 @@ take turns within each round, and a ratio is the median of its rounds' ratios.
 """
 
 import os
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -14,15 +13,23 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.goals import report
-from tests.benchmarks.systems import InProcess, Peft, System, Transformers, WholeStack
-from tests.benchmarks.workload import Workload, median_ratio, mixed
+from tests.benchmarks.interleaved import Measure, Rounds, interleave
+from tests.benchmarks.peers import Peft, Transformers
+from tests.benchmarks.systems import InProcess, System, WholeStack
+from tests.benchmarks.workload import ADAPTERS, Workload, demo_adapter, mixed
 from tests.integration.stack import Stack
 from tests.oracle import ADAPTERS_DIR, MODEL_DIR
 
 NUM_STREAMS = 16
 NUM_TOKENS = 48
 NUM_ROUNDS = 5
-ENGINE = {"max_loras": 4, "max_lora_rank": 16, "max_num_seqs": 16, "kv_cache_bytes": 256 << 20}
+ENGINE = {
+    "dtype": "bfloat16",
+    "max_loras": 4,
+    "max_lora_rank": 16,
+    "max_num_seqs": 16,
+    "kv_cache_bytes": 256 << 20,
+}
 
 
 # Key of each figure: the system measured, and the one it is compared with. Goals are in goals.py.
@@ -34,46 +41,41 @@ RATIOS = {
 }
 
 
-def measure(systems: dict[str, tuple[System, Workload]], num_rounds: int) -> dict[str, list[float]]:
-    """Rates by system, one a round; every system runs once before, uncounted."""
-    rates: dict[str, list[float]] = {name: [] for name in systems}
-    for number in range(-1, num_rounds):
-        for name, (system, workload) in systems.items():
-            rate = system.rate(workload)
-            if number >= 0:
-                rates[name].append(rate)
-        print(f"round {number + 1} of {num_rounds}", file=sys.stderr, flush=True)
-    return rates
-
-
 def main() -> int:
     """Measure, print the table, write the figures; 1 when a goal is missed."""
     torch.set_num_threads(os.cpu_count() or 1)
+    adapters = [demo_adapter(*adapter) for adapter in ADAPTERS]
     workload = mixed(NUM_STREAMS, NUM_TOKENS)
     with (
         tempfile.TemporaryDirectory() as directory,
         Stack(Path(directory), model=MODEL_DIR, adapter_roots=[ADAPTERS_DIR], **ENGINE) as stack,
     ):
-        whole_stack = WholeStack(stack)
-        rates = measure(
+        whole_stack = WholeStack(stack, adapters)
+        rounds = interleave(
             {
-                "whole stack, 3 adapters + base": (whole_stack, workload),
-                "engine in process, 3 adapters + base": (InProcess(**ENGINE), workload),
-                "whole stack, base only": (whole_stack, workload.base_only()),
-                "transformers, base only": (Transformers(torch.bfloat16), workload.base_only()),
-                "PEFT, 3 adapters + base": (Peft(torch.bfloat16), workload),
+                "whole stack, 3 adapters + base": _decoding(whole_stack, workload),
+                "engine in process, 3 adapters + base": _decoding(
+                    InProcess(adapter_roots=(ADAPTERS_DIR,), **ENGINE), workload
+                ),
+                "whole stack, base only": _decoding(whole_stack, workload.base_only()),
+                "transformers, base only": _decoding(Transformers(), workload.base_only()),
+                "PEFT, 3 adapters + base": _decoding(Peft(adapters), workload),
             },
             NUM_ROUNDS,
+            title="smoke",
         )
-    return report(figures_of(rates))
+    return report(figures_of(rounds))
 
 
-def figures_of(rates: dict[str, list[float]]) -> dict[str, float]:
+def _decoding(system: System, workload: Workload) -> Measure:
+    return lambda number: system.run(workload).decode_rate
+
+
+def figures_of(rounds: Rounds) -> dict[str, float]:
     """Print the rates; the figures by key."""
-    print(f"\ndecode tokens/s, {NUM_STREAMS} streams, bf16, {os.cpu_count()} cores (median of {NUM_ROUNDS})")
-    for name, values in rates.items():
-        print(f"  {name:<40} {statistics.median(values):8.1f}")
-    return {key: median_ratio(rates[of], rates[to]) for key, (of, to) in RATIOS.items()}
+    print(f"\ndecode, {NUM_STREAMS} streams, bf16, {os.cpu_count()} cores")
+    rounds.describe("tokens/s")
+    return {key: rounds.ratio(of, to) for key, (of, to) in RATIOS.items()}
 
 
 if __name__ == "__main__":

@@ -24,13 +24,30 @@ TENANT = "bench"
 STD = 0.01
 
 
+class RandomLora:
+    """The numbers of adapters of one shape, bf16, and their configuration."""
+
+    def __init__(self, *, rank: int, modules: Sequence[str], seed: int = 0) -> None:
+        self.config = peft_config(rank, modules)
+        self._tensors = _random_tensors(rank, modules, seed)
+
+    def tensors(self, number: int) -> dict[str, torch.Tensor]:
+        """Those of one adapter, by PEFT's names."""
+        # Rotated rows of A and B: other numbers in every place, the same size and spread.
+        return {key: value.roll(number) for key, value in self._tensors.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """What the tensors of one adapter need."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+
 class AdapterFactory:
-    """Makes adapters of one shape, bf16, under a directory."""
+    """Makes directories of such adapters under one."""
 
     def __init__(self, root: Path, *, rank: int, modules: Sequence[str], seed: int = 0) -> None:
         self._root = root
-        self._config = _peft_config(rank, modules)
-        self._tensors = _random_tensors(rank, modules, seed)
+        self._lora = RandomLora(rank=rank, modules=modules, seed=seed)
 
     def make(self, number: int) -> AdapterSource:
         """The adapter with this number; files that are there already stay."""
@@ -39,18 +56,18 @@ class AdapterFactory:
         weights = directory / "adapter_model.safetensors"
         if not weights.exists():
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "adapter_config.json").write_text(json.dumps(self._config))
-            # Rotated rows of A and B: other numbers in every place, the same size and spread.
-            save_file({key: value.roll(number) for key, value in self._tensors.items()}, weights)
+            (directory / "adapter_config.json").write_text(json.dumps(self._lora.config))
+            save_file(self._lora.tensors(number), weights)
         return AdapterSource(Revision(TENANT, name, 1, digest_of(directory)), str(directory))
 
     @property
     def num_bytes(self) -> int:
         """What the tensors of one adapter need."""
-        return sum(tensor.nbytes for tensor in self._tensors.values())
+        return self._lora.num_bytes
 
 
-def _peft_config(rank: int, modules: Sequence[str]) -> dict[str, object]:
+def peft_config(rank: int, modules: Sequence[str]) -> dict[str, object]:
+    """The adapter_config.json of an adapter of these modules."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -1,12 +1,14 @@
 """What every system of a benchmark computes: the same prompts, the same adapters, the same tokens."""
 
-import statistics
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
+from data_plane.adapters.revision import AdapterSource, Revision
+from tests.digests import digest_of
 from tests.oracle import ADAPTERS_DIR, MODEL_DIR
 
 MODEL_NAME = "smollm2-135m-instruct"
@@ -24,17 +26,14 @@ class Stream:
     """One stream of the workload: its prompt and its adapter (None: the base model)."""
 
     prompt_ids: tuple[int, ...]
-    adapter: tuple[str, str] | None
-
-    @property
-    def directory(self) -> Path | None:
-        """Where the adapter's files are."""
-        return None if self.adapter is None else ADAPTERS_DIR.joinpath(*self.adapter)
+    adapter: AdapterSource | None
 
     @property
     def model(self) -> str:
-        """Its name for the control plane."""
-        return MODEL_NAME if self.adapter is None else "/".join(self.adapter)
+        """The adapter's name for the control plane."""
+        if self.adapter is None:
+            return MODEL_NAME
+        return f"{self.adapter.revision.tenant}/{self.adapter.revision.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,30 @@ class Workload:
     streams: tuple[Stream, ...]
     num_tokens: int
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Over all streams."""
+        return sum(len(stream.prompt_ids) for stream in self.streams)
+
     def base_only(self) -> "Workload":
         """The same prompts without adapters."""
         streams = tuple(Stream(stream.prompt_ids, None) for stream in self.streams)
         return Workload(streams, self.num_tokens)
 
 
+def demo_adapter(tenant: str, name: str, *, directory: str = "", number: int = 1) -> AdapterSource:
+    """An adapter of the demo, perhaps under another's name."""
+    path = ADAPTERS_DIR / tenant / (directory or name)
+    return AdapterSource(Revision(tenant, name, number, digest_of(path)), str(path))
+
+
+def directory_of(adapter: AdapterSource) -> Path:
+    """Where its files are."""
+    return Path(adapter.uri)
+
+
 def mixed(num_streams: int, num_tokens: int) -> Workload:
-    """Streams on three adapters and the base model in turn."""
+    """Streams on the demo's three adapters and the base model in turn."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     prompts = [
         tuple(
@@ -63,7 +78,7 @@ def mixed(num_streams: int, num_tokens: int) -> Workload:
     ]
     # One length, so that no system pays for padding.
     shortest = min(map(len, prompts))
-    choices = (*ADAPTERS, None)
+    choices = (*(demo_adapter(*adapter) for adapter in ADAPTERS), None)
     streams = [
         Stream(prompts[(index // len(choices)) % len(prompts)][-shortest:], choices[index % len(choices)])
         for index in range(num_streams)
@@ -71,17 +86,25 @@ def mixed(num_streams: int, num_tokens: int) -> Workload:
     return Workload(tuple(streams), num_tokens)
 
 
-Arrivals = Sequence[tuple[float, int]]  # (when in seconds, how many tokens), of one stream
+def random_workload(
+    num_streams: int,
+    *,
+    prompt_tokens: int,
+    num_tokens: int,
+    seed: str,
+    adapters: Sequence[AdapterSource] = (),
+) -> Workload:
+    """Prompts of random tokens, which no other seed has, so that no prefix is known.
 
-
-def decode_rate(streams: Sequence[Arrivals]) -> float:
-    """Tokens a second after every stream has its first: decode alone, without prompt and joining."""
-    all_started_s = max(arrivals[0][0] for arrivals in streams)
-    end_s = max(arrivals[-1][0] for arrivals in streams)
-    tokens = sum(count for arrivals in streams for when_s, count in arrivals if when_s > all_started_s)
-    return tokens / (end_s - all_started_s)
-
-
-def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Median of the ratios of paired rounds: drift of the machine's speed hits both of a pair."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+    The adapters in turn; none: the base model.
+    """
+    vocab_size = AutoConfig.from_pretrained(MODEL_DIR).vocab_size
+    rng = random.Random(seed)
+    streams = [
+        Stream(
+            tuple(rng.randrange(vocab_size) for _ in range(prompt_tokens)),
+            adapters[index % len(adapters)] if adapters else None,
+        )
+        for index in range(num_streams)
+    ]
+    return Workload(tuple(streams), num_tokens)

@@ -56,11 +56,13 @@ class FakeWorker:
     held: dict[str, fleet.HeldAdapter] = field(default_factory=dict)
     commands: list[sync.Command] = field(default_factory=list)
     leases: list[sync.Lease] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)  # direct requests whose accounts are closed
     metadata: list[dict[str, str]] = field(default_factory=list)  # of Generate calls
     deadlines: list[float | None] = field(default_factory=list)
     requests: list[inference.GenerateRequest] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     streaming: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)  # streams that were held go on
     left: asyncio.Event = field(default_factory=asyncio.Event)  # the Sync stream has ended
     last_error: grpc.aio.AioRpcError | None = None
     instance_id: str = field(default_factory=lambda: f"instance-{next(_instances)}")
@@ -115,6 +117,8 @@ class FakeWorker:
                 if message.HasField("lease"):
                     self.leases.append(message.lease)
                     self._changed.set()
+                elif message.HasField("settled"):
+                    self.settled.append(message.settled.request_id)
                 else:
                     self._carry_out(message.command)
         except grpc.aio.AioRpcError as error:
@@ -152,6 +156,10 @@ class FakeWorker:
                 max_model_len=2048,
             ),
         )
+
+    def tell(self, direct: sync.DirectRequest) -> None:
+        """Say something of a direct request."""
+        self._outbox.put_nowait(sync.WorkerMessage(direct=direct))
 
     def status(self) -> fleet.WorkerStatus:
         """What it holds."""
@@ -260,7 +268,7 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
             for number in range(script.num_tokens):
                 if script.hold_after == number:
                     worker.streaming.set()
-                    await asyncio.Event().wait()
+                    await worker.go_on.wait()
                 if script.status_error is not None and script.error_after == number:
                     await _fail(context, script.status_error)
                 yield inference.GenerateResponse(

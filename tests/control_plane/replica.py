@@ -62,6 +62,7 @@ async def replica(redis: Redis, root: Path, **settings: Any) -> AsyncIterator[Re
         "leader_lease_ttl_s": LEASE_S,
         "command_timeout_s": 5.0,
         "shutdown_grace_s": 1.0,
+        "allow_adapter_changes": True,
     }
     async with (
         running(ControlSettings(**(defaults | settings)), redis) as plane,

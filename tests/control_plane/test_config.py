@@ -49,3 +49,8 @@ def test_key_files_are_in_the_state_directory_unless_named(tmp_path: Path) -> No
     settings = ControlSettings(state_dir=tmp_path, worker_key_file=tmp_path / "elsewhere")
     assert settings.admin_key_path == tmp_path / "admin.key"
     assert settings.worker_key_path == tmp_path / "elsewhere"
+
+
+def test_a_key_of_grants_that_workers_could_not_learn_in_time_is_refused() -> None:
+    with pytest.raises(ValidationError, match="grant_key_life_s: 5 must be at least twice"):
+        ControlSettings(grant_key_life_s=5, worker_lease_ttl_s=3)

@@ -111,12 +111,13 @@ class FakePool:
         self.pages: dict[int, str] = {}
         self.slots: dict[int, tuple[str, tuple[int, ...]]] = {}
 
-    def write(self, pages: tuple[int, ...], adapter: Any) -> None:
+    def write(self, pages: tuple[int, ...], adapter: Any) -> Any:
         bound = {page for _, used in list(self.slots.values()) for page in used}
         if bound & set(pages):
             raise RuntimeError(f"pages {pages} are written while a slot computes them")
         for page in pages:
             self.pages[page] = adapter.digest
+        return adapter
 
     def bind(self, slot: int, pages: tuple[int, ...], adapter: Any) -> None:
         self.slots[slot] = (adapter.digest, pages)

@@ -99,6 +99,14 @@ class Client:
         )
         return self.inference.Generate(request, metadata=self.metadata, timeout=timeout_s)
 
+    async def route(
+        self, model: str, prompt_ids: list[int], max_tokens: int, **limits
+    ) -> inference.RouteResponse:
+        """Leave to ask a worker for one generation of this size, unless `limits` says otherwise."""
+        asked = {"prompt_tokens": len(prompt_ids), "max_tokens": max_tokens} | limits
+        request = inference.RouteRequest(model=model, **asked)
+        return await self.inference.Route(request, metadata=self.metadata, timeout=10)
+
     async def generate(self, model: str, prompt_ids: list[int], **sampling) -> Answer:
         """One generation to its end."""
         return await collect(self.stream(model, prompt_ids, **sampling))
@@ -119,9 +127,23 @@ class Client:
         raise AssertionError("the watch ended")
 
 
-async def collect(call) -> Answer:
-    """All of one stream."""
-    answer = Answer()
+async def ask_worker(routed: inference.RouteResponse, prompt_ids: list[int], **sampling) -> Answer:
+    """One greedy generation, asked of the worker itself."""
+    async with grpc.aio.insecure_channel(routed.address) as channel:
+        return await collect(direct_call(channel, routed, prompt_ids, **sampling))
+
+
+def direct_call(channel: grpc.aio.Channel, routed: inference.RouteResponse, prompt_ids, **sampling):
+    """The call of a worker with a grant."""
+    parameters = inference.SamplingParams(**{"temperature": 0, "ignore_eos": True} | sampling)
+    request = inference.GenerateRequest(token_ids=inference.TokenIds(ids=prompt_ids), sampling=parameters)
+    metadata = (("loraplane-grant", routed.grant),)
+    return inference_pb2_grpc.InferenceStub(channel).Generate(request, metadata=metadata, timeout=60)
+
+
+async def collect(call, answer: Answer | None = None) -> Answer:
+    """All of one stream; an answer that is given keeps what came before a failure."""
+    answer = Answer() if answer is None else answer
     async for response in call:
         match response.WhichOneof("event"):
             case "started":
@@ -138,10 +160,19 @@ async def collect(call) -> Answer:
 class Stack:
     """One Valkey, control planes and workers under one directory."""
 
-    def __init__(self, directory: Path, *, model: Path, adapter_roots: list[Path], **worker: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        model: Path,
+        adapter_roots: list[Path],
+        control_plane: Mapping[str, object] | None = None,
+        **worker: object,
+    ) -> None:
         self._directory = directory
         self._model = model
         self._roots = os.pathsep.join(str(root) for root in adapter_roots)
+        self._control_settings = control_plane or {}
         self._worker_settings = worker
         self.valkey = EmbeddedValkey(directory / "valkey")
         self.control_planes: list[Process] = []
@@ -151,18 +182,26 @@ class Stack:
 
     def __enter__(self) -> Self:
         self.valkey.start()
-        self.add_control_plane()
-        self.add_worker()
-        self.await_serving("readiness")
+        try:
+            self.add_control_plane()
+            self.add_worker()
+            self.await_serving("readiness")
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        codes = [process.stop() for process in (*self.workers, *self.control_planes)]
-        self.valkey.stop()
+        codes = self._stop()
         if kind is None:
             assert set(codes) <= {0, -signal.SIGKILL}, f"exit codes {codes}"
+
+    def _stop(self) -> list[int]:
+        codes = [process.stop() for process in (*self.workers, *self.control_planes)]
+        self.valkey.stop()
+        return codes
 
     def add_control_plane(self) -> Process:
         endpoint = f"127.0.0.1:{next(self._ports)}"
@@ -172,6 +211,8 @@ class Stack:
             "LORAPLANE_STATE_DIR": str(self._directory),
             "LORAPLANE_ADAPTER_ROOTS": self._roots,
             "LORAPLANE_WORKER_LEASE_TTL_S": "2",
+            "LORAPLANE_ALLOW_ADAPTER_CHANGES": "true",
+            **_variables(self._control_settings),
         }
         process = Process("control_plane", environment, self._directory / f"control-plane-{endpoint}.log")
         process.start()
@@ -188,7 +229,7 @@ class Stack:
             "LORAPLANE_WORKER_KEY_FILE": str(self._directory / "worker.key"),
             "LORAPLANE_WORKER_ID": name,
             "LORAPLANE_ADAPTER_ROOTS": self._roots,
-            **{f"LORAPLANE_{key.upper()}": str(value) for key, value in self._worker_settings.items()},
+            **_variables(self._worker_settings),
         }
         process = Process("data_plane", environment, self._directory / f"{name}.log")
         process.start()
@@ -215,6 +256,10 @@ class Stack:
         """A client of one control plane; the admin's unless a key is given."""
         async with grpc.aio.insecure_channel(self.endpoints[index]) as channel:
             yield Client(channel, key or self.admin_key)
+
+
+def _variables(settings: Mapping[str, object]) -> dict[str, str]:
+    return {f"LORAPLANE_{key.upper()}": str(value) for key, value in settings.items()}
 
 
 def _serves(stub: health_pb2_grpc.HealthStub, service: str) -> bool:

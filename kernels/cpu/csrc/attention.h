@@ -23,36 +23,56 @@ void write_token(const AttentionCall& call, int64_t token) {
   }
 }
 
-inline float tanh_one(float x) {
-  const float e = exp_one(2.0f * x);
-  return 1.0f - 2.0f / (e + 1.0f);
+// Heads of a token lie beside each other, so a head's keys are too far apart for the machine to foresee.
+template <class T>
+inline void fetch(const T* row, int64_t length) {
+  for (int64_t byte = 0; byte < length * int64_t(sizeof(T)); byte += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(row) + byte);
 }
 
 const float HIDDEN = -1e30f;  // a maximum that no score has: nothing was seen yet
+const float MASKED = -1e38f;
+
+inline Lanes tanh(Lanes x) { return 1.0f - 2.0f / (exp(2.0f * x) + 1.0f); }
+
+// What a row may see of a tile: keys [begin, end) of KEYS.
+struct Seen {
+  int32_t begin, end;
+
+  Seen(const AttentionCall& call, int64_t first_key, int64_t num_keys, int64_t position) {
+    const int64_t last = position + 1 - first_key < num_keys ? position + 1 - first_key : num_keys;
+    const int64_t first = call.window ? position - call.window + 1 - first_key : 0;
+    begin = int32_t(first < 0 ? 0 : first > KEYS ? KEYS : first);
+    end = int32_t(last < 0 ? 0 : last);
+  }
+
+  inline Lanes masked(Lanes scores, const IntLanes& keys) const {
+    return (keys >= begin) & (keys < end) ? scores : broadcast(MASKED);
+  }
+};
 
 // Scores of one row become weights; returns the factor for what was summed before.
-inline float soften(const AttentionCall& call, float* scores, int64_t first_key, int64_t num_keys,
-                    int64_t position, float& maximum, float& total) {
-  int64_t begin = 0, end = position + 1 - first_key;
-  if (end > num_keys) end = num_keys;
-  if (call.window && position - call.window + 1 > first_key) begin = position - call.window + 1 - first_key;
-  float largest = maximum;
-  for (int64_t k = begin; k < end; k++) {
-    scores[k] *= float(call.scaling);
-    if (call.softcap != 0) scores[k] = float(call.softcap) * tanh_one(scores[k] / float(call.softcap));
-    largest = scores[k] > largest ? scores[k] : largest;
+inline float soften(const AttentionCall& call, float* scores, const Seen& seen, float& maximum, float& total) {
+  const float scaling = float(call.scaling), softcap = float(call.softcap);
+  IntLanes keys;
+  for (int32_t lane = 0; lane < LANES; lane++) keys[lane] = lane;
+  Lanes largest = broadcast(maximum), parts[KEYS / LANES];
+  for (int64_t i = 0; i < KEYS / LANES; i++, keys += LANES) {
+    Lanes part = load(scores + i * LANES) * scaling;
+    if (softcap != 0) part = softcap * tanh(part / softcap);
+    parts[i] = seen.masked(part, keys);
+    largest = parts[i] > largest ? parts[i] : largest;
   }
-  for (int64_t k = 0; k < begin && k < KEYS; k++) scores[k] = -1e38f;
-  for (int64_t k = end < 0 ? 0 : end; k < KEYS; k++) scores[k] = -1e38f;
+  const float before = maximum;
+  maximum = max(largest);
   Lanes sums{};
-  for (int64_t k = 0; k < KEYS; k += LANES) {
-    const Lanes weights = exp(load(scores + k) - largest);
-    store(scores + k, weights);
+  for (int64_t i = 0; i < KEYS / LANES; i++) {
+    const Lanes weights = exp(parts[i] - maximum);
+    store(scores + i * LANES, weights);
     sums += weights;
   }
-  const float factor = exp_one(maximum - largest);
+  const float factor = before == maximum ? 1.0f : exp_one(before - maximum);
   total = total * factor + sum(sums);
-  maximum = largest;
   return factor;
 }
 
@@ -83,18 +103,23 @@ void attend_unit(const AttentionCall& call, const AttentionUnit& unit, float* sc
     // Nothing before the window is read: its blocks may belong to someone else by now.
     const int64_t begin = tile < seen ? seen : tile;
     const int64_t num_keys = (tile + KEYS < context ? tile + KEYS : context) - begin, skipped = begin - tile;
+    int64_t block = begin / call.block_size, place = begin % call.block_size;
     for (int64_t k = 0; k < num_keys; k++) {
-      const int64_t position = begin + k;
-      const int64_t row = chunk.blocks[position / call.block_size] * call.block_size + position % call.block_size;
-      keys[k] = static_cast<const T*>(call.k_cache) + (row * call.kv_heads + unit.kv_head) * call.head_dim;
-      values[k] = static_cast<const T*>(call.v_cache) + (row * call.kv_heads + unit.kv_head) * call.v_head_dim;
+      const int64_t row = (chunk.blocks[block] * call.block_size + place) * call.kv_heads + unit.kv_head;
+      keys[k] = static_cast<const T*>(call.k_cache) + row * call.head_dim;
+      values[k] = static_cast<const T*>(call.v_cache) + row * call.v_head_dim;
+      fetch(keys[k], call.head_dim);
+      fetch(values[k], call.v_head_dim);
+      if (++place == call.block_size) {
+        place = 0;
+        block++;
+      }
     }
     dots(queries, num_rows, keys, num_keys, call.head_dim, scores + skipped, KEYS);
     for (int64_t r = 0; r < num_rows; r++) {
       float* row_scores = scores + r * KEYS;
-      const int64_t position = first + r / group;
-      for (int64_t k = 0; k < skipped; k++) row_scores[k] = -1e38f;
-      const float factor = soften(call, row_scores, tile, skipped + num_keys, position, maxima[r], totals[r]);
+      const Seen seen(call, tile, skipped + num_keys, first + r / group);
+      const float factor = soften(call, row_scores, seen, maxima[r], totals[r]);
       if (factor != 1.0f)
         for (int64_t d = 0; d < call.v_head_dim; d++) outputs[r][d] *= factor;
     }

@@ -6,7 +6,7 @@
 
 enum DType : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 
-// out[t] += LoRA(x[t]) for the tokens of every tile.
+// out[t] = out[t] · scale + shift + LoRA(x[t]) for the tokens of every tile.
 struct LoraCall {
   int64_t x_dtype, pool_dtype;
   const void* x;  // [num_tokens, in_features]
@@ -27,6 +27,8 @@ struct LoraTile {
   int64_t start, length;  // of `order`
   const int64_t* pages;
   const int64_t* ranks;  // [modules, ranks_stride]
+  // [modules, 2]: addresses of fp32 scale and shift of a module's outputs, 0 for none; absent: no module has any
+  const int64_t* affines;
 };
 
 struct LoraUnit {
@@ -35,7 +37,8 @@ struct LoraUnit {
 
 const int64_t FLOATS_PER_ADDRESS = sizeof(void*) / sizeof(float);
 const int64_t PAGE_ROWS = 8;
-const int64_t LORA_TOKENS = 16;  // of a unit: their inputs stay in the first cache
+const int64_t LORA_TOKENS = 16;     // of a unit: their inputs stay in the first cache
+const int64_t MIN_LORA_TOKENS = 4;  // of a unit that is cut smaller so that every thread has one
 
 // Attention of every chunk over its blocks, the step's own K and V included.
 struct AttentionCall {
@@ -81,6 +84,44 @@ struct GateCall {
   int64_t num_rows, size;
 };
 
+// y = x Wᵀ + bias for packed weights; see gemm.h.
+struct GemmCall {
+  int64_t dtype;
+  const void* x;  // [num_tokens, in_features]
+  int64_t x_stride;
+  const void* weights;  // packed
+  const void* bias;     // fp32, as many as all panels have columns, or absent
+  void* out;            // [num_tokens, out_features]
+  int64_t out_stride, in_features, out_features, num_tokens;
+};
+
+const int64_t PANEL = 32;       // columns that are computed together
+const int64_t BLOCK_ROWS = 192; // rows that stay in the second cache while the panels pass
+
+struct Norm {
+  const void* weight;  // absent: no norm
+  int64_t size;
+  double eps, offset;
+};
+
+enum Activation : int64_t { SILU = 0, GELU_TANH = 1 };
+
+// One decoder layer over the tokens of a step; see layer.h.
+struct LayerCall {
+  int64_t dtype, num_tokens, hidden;
+  const void* x;  // [num_tokens, hidden], contiguous: the residual stream
+  void* out;      // the same after this layer
+  Norm before_attention, after_attention, before_mlp, after_mlp, query_norm, key_norm;
+  GemmCall qkv, o, gate_up, down;  // x and out are set by whoever made the buffers
+  const LoraCall *qkv_lora, *o_lora, *gate_up_lora, *down_lora;  // absent: no adapter changes it in this step
+  AttentionCall attention;  // reads the output of qkv
+  const void *cos, *sin;    // [num_tokens, rotary_dim] of the dtype, absent: positions are not rotated in
+  int64_t rotary_dim;
+  int64_t activation;
+  double residual;  // factor of what a half of the layer adds
+  void *normed, *added;  // [num_tokens, hidden]
+};
+
 // One instruction set's version of everything.
 struct Level {
   void (*lora)(const LoraCall&, const LoraUnit&, float* scratch);
@@ -88,4 +129,10 @@ struct Level {
   void (*attend)(const AttentionCall&, const AttentionUnit&, float* scratch);
   void (*norm)(const NormCall&, int64_t row);
   void (*gate)(const GateCall&, int64_t row);
+  void (*gemm)(const GemmCall&, int64_t panel, int64_t first_row, int64_t num_rows);
+  void (*before_attention)(const LayerCall&, int64_t row);
+  void (*rotate)(const LayerCall&, int64_t row);
+  void (*between)(const LayerCall&, int64_t row);
+  void (*activate)(const LayerCall&, int64_t row);
+  void (*end)(const LayerCall&, int64_t row);
 };

@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "calls.h"
+#include "layer.h"
+#include "packing.h"
+#include "units.h"
 
 #if defined(__x86_64__)
 extern const Level avx512_bf16, avx512, avx2;
@@ -30,10 +32,9 @@ void each(const std::vector<Unit>& units, int64_t num_threads, size_t scratch_fl
   const int64_t count = int64_t(units.size());
 #pragma omp parallel num_threads(int(std::min(num_threads, std::max<int64_t>(count, 1)))) if (count > 1)
   {
-    thread_local std::vector<float> scratch;
-    if (scratch.size() < scratch_floats) scratch.resize(scratch_floats);
+    float* scratch = own_scratch(scratch_floats);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; i++) run(units[i], scratch.data());
+    for (int64_t i = 0; i < count; i++) run(units[i], scratch);
   }
 }
 
@@ -56,28 +57,19 @@ int64_t best_level() {
 
 void lora(int64_t level, int64_t num_threads, const LoraCall* call) {
   std::vector<LoraUnit> units;
-  for (int64_t tile = 0; tile < call->num_tiles; tile++)
-    for (int64_t first = 0; first < call->tiles[tile].length; first += LORA_TOKENS)
-      units.push_back({tile, first, std::min(LORA_TOKENS, call->tiles[tile].length - first)});
-  const size_t scratch = size_t(call->max_rank) * (LORA_TOKENS + FLOATS_PER_ADDRESS);
+  lora_units(*call, num_threads, units);
   const Level& kernels = *LEVELS[level];
-  each(units, num_threads, scratch, [&](const LoraUnit& unit, float* own) { kernels.lora(*call, unit, own); });
+  each(units, num_threads, lora_scratch(*call),
+       [&](const LoraUnit& unit, float* scratch) { kernels.lora(*call, unit, scratch); });
 }
 
 void attention(int64_t level, int64_t num_threads, const AttentionCall* call) {
   const Level& kernels = *LEVELS[level];
   for (int64_t token = 0; token < call->num_tokens; token++) kernels.write(*call, token);
-  const int64_t group = call->num_heads / call->kv_heads;
-  const int64_t queries = std::max<int64_t>(1, QUERY_ROWS / group);
   std::vector<AttentionUnit> units;
-  for (int64_t chunk = 0; chunk < call->num_chunks; chunk++)
-    for (int64_t first = 0; first < call->chunks[chunk].length; first += queries)
-      for (int64_t head = 0; head < call->kv_heads; head++)
-        units.push_back({chunk, head, first, std::min(queries, call->chunks[chunk].length - first)});
-  const size_t rows = size_t(queries * group);
-  const size_t scratch = rows * (KEYS + call->v_head_dim + 2 + 2 * FLOATS_PER_ADDRESS);
-  each(units, num_threads, scratch,
-       [&](const AttentionUnit& unit, float* own) { kernels.attend(*call, unit, own); });
+  attention_units(*call, units);
+  each(units, num_threads, attention_scratch(*call),
+       [&](const AttentionUnit& unit, float* scratch) { kernels.attend(*call, unit, scratch); });
 }
 
 void norm(int64_t level, int64_t num_threads, const NormCall* call) {
@@ -90,5 +82,29 @@ void gate(int64_t level, int64_t num_threads, const GateCall* call) {
   const Level& kernels = *LEVELS[level];
 #pragma omp parallel for num_threads(int(num_threads)) if (call->num_rows > MIN_ROWS)
   for (int64_t row = 0; row < call->num_rows; row++) kernels.gate(*call, row);
+}
+
+void gemm(int64_t level, int64_t num_threads, const GemmCall* call) {
+  const Level& kernels = *LEVELS[level];
+#pragma omp parallel num_threads(int(num_threads))
+  gemm_share(kernels, *call);
+}
+
+void layers(int64_t level, int64_t num_threads, const LayerCall* const* calls, int64_t num_layers) {
+  run_layers(*LEVELS[level], calls, num_layers, num_threads);
+}
+
+// Numbers that the packed form of a weight [out_features, in_features] has.
+int64_t packed_size(int64_t dtype, int64_t out_features, int64_t in_features) {
+  return packed_panel(dtype, in_features) * ((out_features + PANEL - 1) / PANEL);
+}
+
+// From rows `stride` numbers apart to the form that gemm.h reads.
+void pack(int64_t dtype, int64_t num_threads, const void* weight, int64_t stride, int64_t out_features,
+          int64_t in_features, void* packed) {
+  if (dtype == FLOAT32)
+    pack_panels<uint32_t, 1>(weight, stride, out_features, in_features, packed, num_threads);
+  else
+    pack_panels<uint16_t, 2>(weight, stride, out_features, in_features, packed, num_threads);
 }
 }

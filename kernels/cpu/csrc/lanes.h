@@ -59,11 +59,21 @@ inline float load_one(const bf16* from) { return bit_cast<float>(uint32_t(from->
 inline void store(float* to, Lanes lanes) { memcpy(to, &lanes, sizeof(lanes)); }
 
 // Rounds to the nearest, ties to even, as torch does; NaN stays NaN.
-inline void store(bf16* to, Lanes lanes) {
+#if defined(__AVX512BF16__)
+inline HalfLanes halves(Lanes lanes) { return (HalfLanes)_mm512_cvtneps_pbh((__m512)lanes); }
+#else
+inline HalfLanes halves(Lanes lanes) {
   WordLanes bits = bit_cast<WordLanes>(lanes);
   WordLanes rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   WordLanes is_nan = bit_cast<WordLanes>(lanes != lanes);
-  HalfLanes half = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0), HalfLanes);
+  return __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0), HalfLanes);
+}
+#endif
+
+inline Lanes widened(HalfLanes half) { return bit_cast<Lanes>(__builtin_convertvector(half, WordLanes) << 16); }
+
+inline void store(bf16* to, Lanes lanes) {
+  const HalfLanes half = halves(lanes);
   memcpy(to, &half, sizeof(half));
 }
 
@@ -100,11 +110,43 @@ inline void sum4(const Lanes* lanes, float* sums) {
 }
 #endif
 
+// The sums of four times four vectors to out[i * stride + j], each in the order of sum4.
+#if LANES == 16
+inline void sum16(const Lanes (*lanes)[4], float* out, int64_t stride) {
+  __m512 columns[4];
+  for (int j = 0; j < 4; j++) {  // 16-byte quarter i of columns[j] is lanes[i][j], folded
+    __m512 a = (__m512)lanes[0][j], b = (__m512)lanes[1][j], c = (__m512)lanes[2][j], d = (__m512)lanes[3][j];
+    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    columns[j] = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  }
+  __m512 left = _mm512_add_ps(_mm512_shuffle_ps(columns[0], columns[1], 0x88),
+                              _mm512_shuffle_ps(columns[0], columns[1], 0xdd));
+  __m512 right = _mm512_add_ps(_mm512_shuffle_ps(columns[2], columns[3], 0x88),
+                               _mm512_shuffle_ps(columns[2], columns[3], 0xdd));
+  __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(left, right, 0x88), _mm512_shuffle_ps(left, right, 0xdd));
+  _mm_storeu_ps(out, _mm512_castps512_ps128(sums));
+  _mm_storeu_ps(out + stride, _mm512_extractf32x4_ps(sums, 1));
+  _mm_storeu_ps(out + 2 * stride, _mm512_extractf32x4_ps(sums, 2));
+  _mm_storeu_ps(out + 3 * stride, _mm512_extractf32x4_ps(sums, 3));
+}
+#else
+inline void sum16(const Lanes (*lanes)[4], float* out, int64_t stride) {
+  for (int i = 0; i < 4; i++) sum4(lanes[i], out + i * stride);
+}
+#endif
+
 inline float sum(Lanes lanes) {
   Lanes four[4] = {lanes, Lanes{}, Lanes{}, Lanes{}};
   float sums[4];
   sum4(four, sums);
   return sums[0];
+}
+
+inline float max(Lanes lanes) {
+  float largest = lanes[0];
+  for (int i = 1; i < LANES; i++) largest = lanes[i] > largest ? lanes[i] : largest;
+  return largest;
 }
 
 // e to the x within 2 units in the last place; exactly 0 below -87, so that what a mask hides adds nothing.

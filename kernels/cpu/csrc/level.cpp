@@ -1,5 +1,7 @@
 // One instruction set's version of all kernels; compiled once per level with -DLEVEL=name and its flags.
 #include "attention.h"
+#include "gemm.h"
+#include "layer_rows.h"
 #include "lora.h"
 #include "pointwise.h"
 
@@ -30,7 +32,32 @@ void gate(const GateCall& call, int64_t row) {
   call.dtype == FLOAT32 ? gate_row<float>(call, row) : gate_row<bf16>(call, row);
 }
 
+void gemm(const GemmCall& call, int64_t panel, int64_t first_row, int64_t num_rows) {
+  call.dtype == FLOAT32 ? gemm_panel<float>(call, panel, first_row, num_rows)
+                        : gemm_panel<bf16>(call, panel, first_row, num_rows);
+}
+
+void before_attention(const LayerCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? before_attention_row<float>(call, row) : before_attention_row<bf16>(call, row);
+}
+
+void rotate(const LayerCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? rotate_row<float>(call, row) : rotate_row<bf16>(call, row);
+}
+
+void between(const LayerCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? between_row<float>(call, row) : between_row<bf16>(call, row);
+}
+
+void activate(const LayerCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? activate_row<float>(call, row) : activate_row<bf16>(call, row);
+}
+
+void end(const LayerCall& call, int64_t row) {
+  call.dtype == FLOAT32 ? end_row<float>(call, row) : end_row<bf16>(call, row);
+}
+
 }  // namespace
 
 extern const Level LEVEL;
-const Level LEVEL = {lora, write, attend, norm, gate};
+const Level LEVEL = {lora, write, attend, norm, gate, gemm, before_attention, rotate, between, activate, end};

@@ -12,30 +12,25 @@
 namespace {
 
 inline Lanes rounded(Lanes lanes, const float*) { return lanes; }
-inline Lanes rounded(Lanes lanes, const bf16*) {
-  bf16 half[LANES];
-  store(half, lanes);
-  return load(half);
-}
+inline Lanes rounded(Lanes lanes, const bf16*) { return widened(halves(lanes)); }
 
+// `out` may be `x`.
 template <class T>
-void norm_row(const NormCall& call, int64_t row) {
-  const T* x = static_cast<const T*>(call.x) + row * call.size;
-  const T* weight = static_cast<const T*>(call.weight);
-  T* out = static_cast<T*>(call.out) + row * call.size;
+void normalise(const T* x, const Norm& norm, T* out) {
+  const T* weight = static_cast<const T*>(norm.weight);
   Lanes sums{};
   int64_t c = 0;
-  for (; c + LANES <= call.size; c += LANES) sums += load(x + c) * load(x + c);
+  for (; c + LANES <= norm.size; c += LANES) sums += load(x + c) * load(x + c);
   float total = sum(sums);
-  for (; c < call.size; c++) total += load_one(x + c) * load_one(x + c);
-  const float inverse = 1.0f / __builtin_sqrtf(total / call.size + float(call.eps));
-  const float offset = float(call.offset);
+  for (; c < norm.size; c++) total += load_one(x + c) * load_one(x + c);
+  const float inverse = 1.0f / __builtin_sqrtf(total / norm.size + float(norm.eps));
+  const float offset = float(norm.offset);
   // A weight that is one plus an offset is applied in fp32 (Gemma), any other after rounding (Llama).
-  for (c = 0; c + LANES <= call.size; c += LANES) {
+  for (c = 0; c + LANES <= norm.size; c += LANES) {
     const Lanes scaled = load(x + c) * inverse;
     store(out + c, (offset == 0 ? rounded(scaled, x) : scaled) * (load(weight + c) + offset));
   }
-  for (; c < call.size; c++) {
+  for (; c < norm.size; c++) {
     T once;
     float scaled = load_one(x + c) * inverse;
     store_one(&once, scaled);
@@ -45,21 +40,35 @@ void norm_row(const NormCall& call, int64_t row) {
 }
 
 template <class T>
-void gate_row(const GateCall& call, int64_t row) {
-  const T* gate = static_cast<const T*>(call.gate) + row * call.gate_stride;
-  const T* up = static_cast<const T*>(call.up) + row * call.up_stride;
-  T* out = static_cast<T*>(call.out) + row * call.size;
+void norm_row(const NormCall& call, int64_t row) {
+  const Norm norm = {call.weight, call.size, call.eps, call.offset};
+  normalise(static_cast<const T*>(call.x) + row * call.size, norm, static_cast<T*>(call.out) + row * call.size);
+}
+
+inline Lanes activated(Lanes x, int64_t activation) {
+  if (activation == SILU) return x / (1.0f + exp(-x));
+  // 0.5 x (1 + tanh(u)) = x sigmoid(2 u)
+  return x / (1.0f + exp(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
+
+// out = round(activation(gate)) * up
+template <class T>
+void multiply_gates(const T* gate, const T* up, T* out, int64_t size, int64_t activation) {
   int64_t c = 0;
-  for (; c + LANES <= call.size; c += LANES) {
-    const Lanes x = load(gate + c);
-    store(out + c, rounded(x / (1.0f + exp(-x)), gate) * load(up + c));
-  }
-  for (; c < call.size; c++) {
+  for (; c + LANES <= size; c += LANES)
+    store(out + c, rounded(activated(load(gate + c), activation), gate) * load(up + c));
+  for (; c < size; c++) {
     T once;
-    const float x = load_one(gate + c);
-    store_one(&once, x / (1.0f + exp_one(-x)));
+    store_one(&once, activated(broadcast(load_one(gate + c)), activation)[0]);
     store_one(out + c, load_one(&once) * load_one(up + c));
   }
+}
+
+template <class T>
+void gate_row(const GateCall& call, int64_t row) {
+  multiply_gates(static_cast<const T*>(call.gate) + row * call.gate_stride,
+                 static_cast<const T*>(call.up) + row * call.up_stride,
+                 static_cast<T*>(call.out) + row * call.size, call.size, SILU);
 }
 
 }  // namespace

@@ -37,6 +37,7 @@ inline void dots_tile(const X* const* x, const W* const* w, int64_t length, floa
   for (; c + Dot<X, W>::STEP <= length; c += Dot<X, W>::STEP)
     for (int i = 0; i < NX; i++)
       for (int j = 0; j < NW; j++) sums[i][j] = Dot<X, W>::add(x[i] + c, w[j] + c, sums[i][j]);
+  if (NX == TILE && NW == TILE && c == length) return sum16(sums, out, out_stride);
   for (int i = 0; i < NX; i++) {
     float totals[TILE];
     sum4(sums[i], totals);
@@ -77,30 +78,85 @@ void dots(const X* const* x, int64_t num_x, const W* const* w, int64_t num_w, in
   }
 }
 
-template <int NY, int NV, class Y, class W>
-inline void mix_columns(Y* const* y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
-                        int64_t column) {
+// 2 * LANES columns as two vectors: the first and the last, or, where all is bf16, those at even and at
+// odd places, which takes half the instructions.
+template <class Y, class W>
+struct Pair {
+  template <class T>
+  static inline void load(const T* from, Lanes* to) {
+    to[0] = ::load(from);
+    to[1] = ::load(from + LANES);
+  }
+  static inline void store(Y* to, const Lanes* from) {
+    ::store(to, from[0]);
+    ::store(to + LANES, from[1]);
+  }
+};
+
+template <>
+struct Pair<bf16, bf16> {
+  static inline void load(const bf16* from, Lanes* to) {
+    WordLanes words;
+    memcpy(&words, from, sizeof(words));
+    to[0] = bit_cast<Lanes>(words << 16);
+    to[1] = bit_cast<Lanes>(words & 0xffff0000u);
+  }
+  static inline void store(bf16* to, const Lanes* from) {
+#if defined(__AVX512BF16__)
+    const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
+                                            7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)from[1], (__m512)from[0]);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(places, halves));
+#else
+    const WordLanes words = __builtin_convertvector(halves(from[0]), WordLanes) |
+                            __builtin_convertvector(halves(from[1]), WordLanes) << 16;
+    memcpy(to, &words, sizeof(words));
+#endif
+  }
+};
+
+template <int NY, int PAIRS, class Y, class W>
+inline void mix_pairs(Y* const* y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
+                      int64_t column) {
+  const int NV = 2 * PAIRS;
   Lanes sums[NY][NV];
   for (int i = 0; i < NY; i++)
-    for (int v = 0; v < NV; v++) sums[i][v] = load(y[i] + column + v * LANES);
-  for (int64_t j = 0; j < num_w; j++)
-    for (int v = 0; v < NV; v++) {
-      const Lanes row = load(w[j] + column + v * LANES);
-      for (int i = 0; i < NY; i++) sums[i][v] = row * h[i * h_stride + j] + sums[i][v];
+    for (int v = 0; v < NV; v += 2) Pair<Y, W>::load(y[i] + column + v * LANES, sums[i] + v);
+  for (int64_t j = 0; j < num_w; j++) {
+    Lanes row[NV];
+    for (int v = 0; v < NV; v += 2) Pair<Y, W>::load(w[j] + column + v * LANES, row + v);
+    for (int i = 0; i < NY; i++) {
+      const Lanes factor = broadcast(h[i * h_stride + j]);
+      for (int v = 0; v < NV; v++) sums[i][v] = row[v] * factor + sums[i][v];
     }
+  }
   for (int i = 0; i < NY; i++)
-    for (int v = 0; v < NV; v++) store(y[i] + column + v * LANES, sums[i][v]);
+    for (int v = 0; v < NV; v += 2) Pair<Y, W>::store(y[i] + column + v * LANES, sums[i] + v);
+}
+
+template <int NY, class Y, class W>
+inline void mix_lanes(Y* const* y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
+                      int64_t column) {
+  Lanes sums[NY];
+  for (int i = 0; i < NY; i++) sums[i] = load(y[i] + column);
+  for (int64_t j = 0; j < num_w; j++) {
+    const Lanes row = load(w[j] + column);
+    for (int i = 0; i < NY; i++) sums[i] = row * h[i * h_stride + j] + sums[i];
+  }
+  for (int i = 0; i < NY; i++) store(y[i] + column, sums[i]);
 }
 
 template <int NY, class Y, class W>
 inline void mix_rows(Y* const* y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
-                     int64_t length) {
-  // One row alone waits for its own sums: more columns at once keep the units busy.
-  const int NV = NY == 1 ? 8 : 4;
-  int64_t c = 0;
-  for (; c + NV * LANES <= length; c += NV * LANES) mix_columns<NY, NV>(y, h, h_stride, w, num_w, c);
-  for (; c + LANES <= length; c += LANES) mix_columns<NY, 1>(y, h, h_stride, w, num_w, c);
-  for (; c < length; c++)
+                     int64_t first, int64_t end) {
+  // One row alone waits for its own sums: more columns at once keep the units busy. With fewer than
+  // AVX-512's 32 registers half as many stay in them.
+  const int PAIRS = (NY == 1 ? 4 : 2) / (LANES == 16 ? 1 : 2), WIDTH = 2 * LANES;
+  int64_t c = first;
+  for (; c + PAIRS * WIDTH <= end; c += PAIRS * WIDTH) mix_pairs<NY, PAIRS>(y, h, h_stride, w, num_w, c);
+  for (; c + WIDTH <= end; c += WIDTH) mix_pairs<NY, 1>(y, h, h_stride, w, num_w, c);
+  for (; c + LANES <= end; c += LANES) mix_lanes<NY>(y, h, h_stride, w, num_w, c);
+  for (; c < end; c++)
     for (int i = 0; i < NY; i++) {
       float sum = load_one(y[i] + c);
       for (int64_t j = 0; j < num_w; j++) sum += load_one(w[j] + c) * h[i * h_stride + j];
@@ -108,16 +164,17 @@ inline void mix_rows(Y* const* y, const float* h, int64_t h_stride, const W* con
     }
 }
 
-// y [num_y] rows and w [num_w] rows, all of `length` numbers; h[i * h_stride + j]
+// y [num_y] rows and w [num_w] rows, columns `first` to `end` of both; h[i * h_stride + j]
 template <class Y, class W>
 void mix(Y* const* y, int64_t num_y, const float* h, int64_t h_stride, const W* const* w, int64_t num_w,
-         int64_t length) {
+         int64_t end, int64_t first = 0) {
   for (int64_t i = 0; i < num_y; i += TILE) {
+    const float* own = h + i * h_stride;
     switch (num_y - i) {
-      case 1: mix_rows<1>(y + i, h + i * h_stride, h_stride, w, num_w, length); break;
-      case 2: mix_rows<2>(y + i, h + i * h_stride, h_stride, w, num_w, length); break;
-      case 3: mix_rows<3>(y + i, h + i * h_stride, h_stride, w, num_w, length); break;
-      default: mix_rows<4>(y + i, h + i * h_stride, h_stride, w, num_w, length);
+      case 1: mix_rows<1>(y + i, own, h_stride, w, num_w, first, end); break;
+      case 2: mix_rows<2>(y + i, own, h_stride, w, num_w, first, end); break;
+      case 3: mix_rows<3>(y + i, own, h_stride, w, num_w, first, end); break;
+      default: mix_rows<4>(y + i, own, h_stride, w, num_w, first, end);
     }
   }
 }

@@ -1,7 +1,8 @@
 """Expand: what shrink left of a tile times the B rows of its slot, added to the base output.
 
-    y[t, columns_i] += (Σ_k hidden[k, t, i]) @ B[rows(slot(t)), columns_i]
+    y[t, columns_i] = y[t, columns_i] · scale + shift + (Σ_k hidden[k, t, i]) @ B[rows(slot(t)), columns_i]
 
+Scale and shift are DoRA's and lora_bias', [out_features] fp32 of the slot; a slot without reads none.
 The splits are summed in order in fp32, rounded once for the tensor cores, and the sum with the
 base output is in fp32 and rounded once. A block of columns belongs to one slice, so one launch
 serves all slices of the module, of whatever widths and ranks.
@@ -40,6 +41,13 @@ def _weights(b, page_list, rank_row, rank, column, out_features, columns_mask, P
 
 
 @triton.jit
+def _columns(address, column, in_slice, out_features, neutral):
+    values = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
+    end = tl.where(address == 0, 0, out_features)
+    return tl.load(values + column, mask=in_slice & (column < end), other=neutral)
+
+
+@triton.jit
 def _expand_kernel(
     hidden,
     b,
@@ -49,6 +57,7 @@ def _expand_kernel(
     num_tiles,
     pages,
     ranks,
+    affines,
     blocks,
     out_features,
     stride_out,
@@ -80,6 +89,8 @@ def _expand_kernel(
         if DEPENDENT:
             gdc_wait()
         return
+    scale_at = tl.load(affines + slot * 2)
+    shift_at = tl.load(affines + slot * 2 + 1)
 
     start = tl.load(tiles + tile * 4 + 1)
     rows = tl.arange(0, BLOCK_M)
@@ -121,7 +132,10 @@ def _expand_kernel(
         gdc_launch_dependents()
     out_at = out + token[:, None] * stride_out + column[None, :]
     mask = in_tile[:, None] & in_slice[None, :]
-    base = tl.load(out_at, mask=mask, other=0.0).to(tl.float32)
+    # Masks and no branches: a load whose mask is false moves nothing.
+    scale = _columns(scale_at, column, in_slice, out_features, 1.0)
+    shift = _columns(shift_at, column, in_slice, out_features, 0.0)
+    base = tl.load(out_at, mask=mask, other=0.0).to(tl.float32) * scale[None, :] + shift[None, :]
     tl.store(out_at, (base + acc).to(out.dtype.element_ty), mask=mask)
 
 
@@ -129,6 +143,7 @@ def expand(
     hidden: Tensor,
     b: Tensor,
     table: TableView,
+    affines: Tensor,
     step: StepTiles,
     columns: ColumnBlocks,
     config: ExpandConfig,
@@ -136,10 +151,11 @@ def expand(
     dependent: bool,
     out: Tensor,
 ) -> None:
-    """Add to `out` what `shrink` left in `hidden`, for the tokens of the step's tiles.
+    """Scale and shift `out`, add what `shrink` left in `hidden`, for the tokens of the step's tiles.
 
     hidden  [split_k, num_tokens, num_slices, rank]  fp32
     b       [num_rows, out_features]                 fp16 / bf16, contiguous, scaling folded in
+    affines [num_slots, 2]                           int64, see `tables`
     out     [num_tokens, out_features]               like b; rows of tokens without an adapter untouched
     """
     check_matrix("hidden", hidden.flatten(1), floats=True)
@@ -157,6 +173,7 @@ def expand(
         step.num_tiles,
         table.pages,
         table.ranks,
+        affines,
         columns.blocks,
         b.shape[1],
         out.stride(0),

@@ -62,6 +62,7 @@ def lora_expand(
     b: Tensor,
     pages: Tensor,
     ranks: Tensor,
+    affines: Tensor,
     order: Tensor,
     tiles: Tensor,
     num_tiles: Tensor,
@@ -76,7 +77,8 @@ def lora_expand(
     """See `expand.expand`; `shape` and `config` are the fields of their classes in order."""
     step = StepTiles(order, tiles, num_tiles, LaunchShape(*shape))
     table, columns = TableView(pages, ranks), ColumnBlocks(blocks, align, even)
-    expand_kernel.expand(hidden, b, table, step, columns, ExpandConfig(*config), dependent=dependent, out=out)
+    blocks_of = ExpandConfig(*config)
+    expand_kernel.expand(hidden, b, table, affines, step, columns, blocks_of, dependent=dependent, out=out)
 
 
 @lora_expand.register_fake
@@ -85,6 +87,7 @@ def _(
     b: Tensor,
     pages: Tensor,
     ranks: Tensor,
+    affines: Tensor,
     order: Tensor,
     tiles: Tensor,
     num_tiles: Tensor,

@@ -2,7 +2,7 @@
 
 Owns the device's view of slots and of the step; the weights are the rank pool's. One `Segments`
 describes one step: what the device must know is written when a step's segments are first seen, or
-by `prepare`, which must come before the capture or replay of a graph.
+by `prepare`, or by the caller (`tiles`, `begin`); this must come before the capture or replay of a graph.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from kernels.lora.triton.columns import ColumnBlocks, cut_columns
 from kernels.lora.triton.configs import MIN_RANK, BlockTable, load_table, rank_bound
 from kernels.lora.triton.errors import LaunchRefused
 from kernels.lora.triton.tables import DeviceTable
-from kernels.lora.triton.tiles import LaunchShape, StepTiles, TileBuffers, cut, tile_height
+from kernels.lora.triton.tiles import LaunchShape, StepTiles, TileBuffers, cut, lay_out, tile_height
 
 DEPENDENT_LAUNCH_CAPABILITY = (9, 0)  # Hopper
 
@@ -57,12 +57,18 @@ class TritonLoraOps(LoraOps):
 
     def prepare(self, segments: Segments, shape: LaunchShape | None = None) -> None:
         """Write what the launches of a step read; `shape` is a captured graph's."""
-        rank = self._rank_of(segments)
-        if shape is not None and rank > shape.rank:
-            raise LaunchRefused("rank", rank, f"is over the launch's {shape.rank}")
+        self.begin(segments, self._tiles.write(segments, self._fitting(segments, shape)))
+
+    def tiles(
+        self, segments: Segments, shape: LaunchShape | None = None, max_tokens: int | None = None
+    ) -> StepTiles:
+        """What a step's launches read, in host memory, for a caller who moves it and then calls `begin`."""
+        return lay_out(segments, self._fitting(segments, shape), max_tokens)
+
+    def begin(self, segments: Segments, step: StepTiles) -> None:
+        """From now on the launches for `segments` read `step`, which is on the device."""
         self._table.refresh({tile.slot for tile in segments.tiles})
-        self._step = self._tiles.write(segments, shape or _exact_shape(segments, rank))
-        self._segments = segments
+        self._segments, self._step = segments, step
 
     def hidden(self, segments: Segments, module: LoraModule, x: Tensor) -> Tensor:
         """[split_k, num_tokens, num_slices, rank] fp32."""
@@ -99,6 +105,7 @@ class TritonLoraOps(LoraOps):
             module.b,
             table.pages,
             table.ranks,
+            self._table.affines(module.index),
             step.order,
             step.tiles,
             step.num_tiles,
@@ -110,6 +117,14 @@ class TritonLoraOps(LoraOps):
             self._dependent,
             out,
         )
+
+    def _fitting(self, segments: Segments, shape: LaunchShape | None) -> LaunchShape:
+        rank = self._rank_of(segments)
+        if shape is None:
+            return _exact_shape(segments, rank)
+        if rank > shape.rank:
+            raise LaunchRefused("rank", rank, f"is over the launch's {shape.rank}")
+        return shape
 
     def _prepared(self, segments: Segments) -> StepTiles:
         if self._step is None or segments is not self._segments:

@@ -1,10 +1,13 @@
 """Slots on the device: page lists and true ranks of every slot, as the kernels read them.
 
-    pages  [num_slots, max_pages]                int32, for all modules
-    ranks  [num_modules, num_slots, slices_pad]  int32; 0 past a module's slices
+    pages    [num_slots, max_pages]                int32, for all modules
+    ranks    [num_modules, num_slots, slices_pad]  int32; 0 past a module's slices
+    affines  [num_modules, num_slots, 2]           int64: addresses of scale and shift; 0: none
 
 Follows the host's `SlotTable`: `refresh` copies what was bound anew, before a step that uses it.
-The tensors never move, so a captured graph keeps reading the present bindings.
+The tensors never move, so a captured graph keeps reading the present bindings. Addresses and no
+copies: columns of all modules for every slot would take more than most pools, and few adapters
+have any. What they point to lives as long as the slot is bound.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +17,10 @@ import torch
 from torch import Tensor
 
 from kernels.lora.pool import PAGE_ROWS, LoraModule, SlotRows
+from kernels.lora.side import Affine
 from kernels.lora.triton.errors import LaunchRefused
+
+ADDRESS_BYTES = 16  # scales and shifts begin at multiples, as torch's memory does
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +42,16 @@ class DeviceTable:
         slices_pad = 4 * -(-max(module.num_slices for module in modules) // 4)
         self._pages = torch.zeros(num_slots, 4 * -(-max_pages // 4), dtype=torch.int32, device=device)
         self._ranks = torch.zeros(len(modules), num_slots, slices_pad, dtype=torch.int32, device=device)
+        self._affines = torch.zeros(len(modules), num_slots, 2, dtype=torch.int64, device=device)
         self._copied: list[SlotRows | None] = [None] * num_slots
 
     def view(self, module: int) -> TableView:
         """The share of module `module`."""
         return TableView(self._pages, self._ranks[module])
+
+    def affines(self, module: int) -> Tensor:
+        """What module `module` scales and shifts its columns by, [num_slots, 2]."""
+        return self._affines[module]
 
     def refresh(self, slots: Iterable[int]) -> None:
         """Copy these slots' bindings where they changed."""
@@ -62,3 +73,26 @@ class DeviceTable:
         padded = [(*ranks, *(0 for _ in range(width - len(ranks)))) for ranks in bound.ranks]
         self._pages[slot, : len(bound.pages)] = torch.tensor(bound.pages, dtype=torch.int32)
         self._ranks[:, slot] = torch.tensor(padded, dtype=torch.int32).to(self._ranks.device)
+        side = bound.side
+        affines = side.affines if side else (None,) * len(bound.ranks)
+        addresses = [self._addresses(affine) for affine in affines]
+        self._affines[:, slot] = torch.tensor(addresses, dtype=torch.int64).to(self._affines.device)
+
+    def _addresses(self, affine: Affine | None) -> tuple[int, int]:
+        if affine is None:
+            return 0, 0
+        return self._address("scale", affine.scale), self._address("shift", affine.shift)
+
+    def _address(self, name: str, columns: Tensor | None) -> int:
+        if columns is None:
+            return 0
+        # The kernel sees an address alone: what it cannot check is refused here.
+        if columns.device != self._affines.device or columns.dtype != torch.float32:
+            raise LaunchRefused(
+                name, (columns.device, columns.dtype), f"is not fp32 on {self._affines.device}"
+            )
+        if not columns.is_contiguous() or columns.data_ptr() % ADDRESS_BYTES:
+            raise LaunchRefused(
+                name, columns.data_ptr(), f"is not contiguous from a multiple of {ADDRESS_BYTES}"
+            )
+        return columns.data_ptr()

@@ -5,7 +5,8 @@
     num_tiles  [1]              int32: programs of later tiles leave at once
 
 Written once a step, at fixed addresses: a captured graph is replayed with other tiles as
-long as its shape has room for them. Knows nothing of weights.
+long as its shape has room for them. `lay_out` makes them on the host, for whoever moves a step's
+numbers together; `TileBuffers` moves them itself. Knows nothing of weights.
 """
 
 from dataclasses import dataclass
@@ -57,6 +58,24 @@ def cut(segments: Segments, height: int) -> list[tuple[int, int, int]]:
         for tile in segments.tiles
         for begin in range(tile.start, tile.start + tile.length, height)
     ]
+
+
+def lay_out(segments: Segments, shape: LaunchShape, max_tokens: int | None = None) -> StepTiles:
+    """The step's tiles in host memory; refuse more than the shape has room for.
+
+    `max_tokens` is the length of `order`, a captured graph's number of tokens; None: as many as there are.
+    """
+    tiles, num_tokens = cut(segments, shape.tile_height), segments.num_lora_tokens
+    room = num_tokens if max_tokens is None else max_tokens
+    if len(tiles) > shape.num_tiles:
+        raise LaunchRefused("tiles", len(tiles), f"are more than the launch's {shape.num_tiles}")
+    if num_tokens > room:
+        raise LaunchRefused("tokens", num_tokens, f"are more than {room}")
+    order = torch.zeros(room, dtype=torch.int32)
+    order[:num_tokens] = segments.order
+    listed = torch.zeros(shape.num_tiles, 4, dtype=torch.int32)
+    listed[: len(tiles), :3] = torch.tensor(tiles, dtype=torch.int32).view(-1, 3)
+    return StepTiles(order, listed, torch.tensor([len(tiles)], dtype=torch.int32), shape)
 
 
 class TileBuffers:

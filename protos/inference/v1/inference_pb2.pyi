@@ -766,6 +766,105 @@ class Usage(_message.Message):
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
+class RouteRequest(_message.Message):
+    """Asks for a worker, and for leave to call it once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in GenerateRequest."""
+    routing_key: _builtins.str
+    """As in GenerateRequest."""
+    prompt_tokens: _builtins.int
+    """At most this many tokens of prompt; Tokenize counts them. At least 1."""
+    max_tokens: _builtins.int
+    """At most this many new tokens, over all choices. At least 1; default 128."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        routing_key: _builtins.str | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        max_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_routing_key", b"_routing_key", "max_tokens", b"max_tokens", "routing_key", b"routing_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_routing_key", b"_routing_key", "max_tokens", b"max_tokens", "model", b"model", "prompt_tokens", b"prompt_tokens", "routing_key", b"routing_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__routing_key: _TypeAlias = _typing.Literal["routing_key"]  # noqa: Y015
+    _WhichOneofArgType__routing_key: _TypeAlias = _typing.Literal["_routing_key", b"_routing_key"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__routing_key) -> _WhichOneofReturnType__routing_key | None: ...
+
+Global___RouteRequest: _TypeAlias = RouteRequest  # noqa: Y015
+
+@_typing.final
+class RouteResponse(_message.Message):
+    """Where one generation may be asked for, and as what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TLS_SERVER_NAME_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Unique id of the request, also in logs and traces."""
+    worker_id: _builtins.str
+    """The worker that was chosen."""
+    address: _builtins.str
+    """Where its Inference service listens, `host:port`."""
+    tls_server_name: _builtins.str
+    """The name in the worker's certificate; empty: the host of its address."""
+    grant: _builtins.str
+    """Metadata `loraplane-grant` of the call: good for one Generate of this worker, within the limits asked for."""
+    ttl_s: _builtins.float
+    """The call must arrive within this many seconds; later, ask again."""
+    base_model: _builtins.str
+    """The base model's name."""
+    adapter: _builtins.str
+    """The adapter's name; empty for the base model."""
+    revision: _builtins.int
+    """The adapter's revision; 0 for the base model."""
+    digest: _builtins.str
+    """The content digest of the weights that will compute it; for the base model, the base model's."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tls_server_name: _builtins.str = ...,
+        grant: _builtins.str = ...,
+        ttl_s: _builtins.float = ...,
+        base_model: _builtins.str = ...,
+        adapter: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "address", b"address", "base_model", b"base_model", "digest", b"digest", "grant", b"grant", "request_id", b"request_id", "revision", b"revision", "tls_server_name", b"tls_server_name", "ttl_s", b"ttl_s", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
     """Asks for the models the caller may use."""
 

@@ -40,6 +40,11 @@ class InferenceStub:
                 request_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Route = channel.unary_unary(
+                '/loraplane.inference.v1.Inference/Route',
+                request_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.RouteRequest.SerializeToString,
+                response_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.RouteResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/loraplane.inference.v1.Inference/ListModels',
                 request_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -59,6 +64,14 @@ class InferenceServicer:
     def Generate(self, request, context):
         """Streams one generation: exactly one `started`, any number of `delta`, exactly one `finished`.
         Failures are a gRPC status with google.rpc details, never a message of the stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Route(self, request, context):
+        """Admits one generation and says which worker serves it, for callers whose messages are many: they call
+        that worker's Generate themselves, with the grant of the answer in the metadata `loraplane-grant`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +98,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Route': grpc.unary_unary_rpc_method_handler(
+                    servicer.Route,
+                    request_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.RouteRequest.FromString,
+                    response_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.RouteResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -125,6 +143,33 @@ class Inference:
             '/loraplane.inference.v1.Inference/Generate',
             protos_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             protos_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Route(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.inference.v1.Inference/Route',
+            protos_dot_inference_dot_v1_dot_inference__pb2.RouteRequest.SerializeToString,
+            protos_dot_inference_dot_v1_dot_inference__pb2.RouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class InferenceStub:
     """Streams one generation: exactly one `started`, any number of `delta`, exactly one `finished`.
     Failures are a gRPC status with google.rpc details, never a message of the stream.
     """
+    Route: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RouteRequest, _inference_pb2.RouteResponse]
+    """Admits one generation and says which worker serves it, for callers whose messages are many: they call
+    that worker's Generate themselves, with the grant of the answer in the metadata `loraplane-grant`.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists the models the caller may name in `GenerateRequest.model`."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.TokenizeRequest, _inference_pb2.TokenizeResponse]
@@ -52,6 +56,10 @@ class InferenceAsyncStub(InferenceStub):
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Streams one generation: exactly one `started`, any number of `delta`, exactly one `finished`.
     Failures are a gRPC status with google.rpc details, never a message of the stream.
+    """
+    Route: _aio.UnaryUnaryMultiCallable[_inference_pb2.RouteRequest, _inference_pb2.RouteResponse]  # type: ignore[assignment]
+    """Admits one generation and says which worker serves it, for callers whose messages are many: they call
+    that worker's Generate themselves, with the grant of the answer in the metadata `loraplane-grant`.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models the caller may name in `GenerateRequest.model`."""
@@ -69,6 +77,16 @@ class InferenceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Streams one generation: exactly one `started`, any number of `delta`, exactly one `finished`.
         Failures are a gRPC status with google.rpc details, never a message of the stream.
+        """
+
+    @_abc_1.abstractmethod
+    def Route(
+        self,
+        request: _inference_pb2.RouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.RouteResponse, _abc.Awaitable[_inference_pb2.RouteResponse]]:
+        """Admits one generation and says which worker serves it, for callers whose messages are many: they call
+        that worker's Generate themselves, with the grant of the answer in the metadata `loraplane-grant`.
         """
 
     @_abc_1.abstractmethod

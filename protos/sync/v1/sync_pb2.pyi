@@ -30,6 +30,7 @@ class WorkerMessage(_message.Message):
     OBSERVED_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     NACK_FIELD_NUMBER: _builtins.int
+    DIRECT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """Who it is; the first message of every stream."""
@@ -46,6 +47,10 @@ class WorkerMessage(_message.Message):
     def nack(self) -> Global___Nack:
         """A command was refused."""
 
+    @_builtins.property
+    def direct(self) -> Global___DirectRequest:
+        """A request that its client brought by itself runs, or has ended."""
+
     def __init__(
         self,
         *,
@@ -53,12 +58,13 @@ class WorkerMessage(_message.Message):
         observed: Global___ObservedState | None = ...,
         ack: Global___Ack | None = ...,
         nack: Global___Nack | None = ...,
+        direct: Global___DirectRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "hello", b"hello", "message", b"message", "nack", b"nack", "observed", b"observed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "direct", b"direct", "hello", b"hello", "message", b"message", "nack", b"nack", "observed", b"observed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "hello", b"hello", "message", b"message", "nack", b"nack", "observed", b"observed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "direct", b"direct", "hello", b"hello", "message", b"message", "nack", b"nack", "observed", b"observed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "observed", "ack", "nack"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "observed", "ack", "nack", "direct"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -72,6 +78,7 @@ class ControlMessage(_message.Message):
 
     LEASE_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The answer to hello, and later the renewed lease."""
@@ -80,17 +87,22 @@ class ControlMessage(_message.Message):
     def command(self) -> Global___Command:
         """What to do."""
 
+    @_builtins.property
+    def settled(self) -> Global___DirectSettled:
+        """The account of a direct request is closed."""
+
     def __init__(
         self,
         *,
         lease: Global___Lease | None = ...,
         command: Global___Command | None = ...,
+        settled: Global___DirectSettled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["lease", "command"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["lease", "command", "settled"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -538,3 +550,87 @@ class Nack(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Nack: _TypeAlias = Nack  # noqa: Y015
+
+@_typing.final
+class DirectRequest(_message.Message):
+    """A request that came with a grant of Inference.Route. Said when it begins, when it has ended, and again
+    on every new stream until DirectSettled answers it: saying it twice is the same as saying it once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    grant: _builtins.str
+    """The grant, as it came: it names the request, its tenant and what was reserved for it."""
+    @_builtins.property
+    def usage(self) -> Global___DirectUsage:
+        """Absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        grant: _builtins.str = ...,
+        usage: Global___DirectUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectRequest: _TypeAlias = DirectRequest  # noqa: Y015
+
+@_typing.final
+class DirectUsage(_message.Message):
+    """What a direct request used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    COLD_FIELD_NUMBER: _builtins.int
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt; 0 when nothing was computed."""
+    completion_tokens: _builtins.int
+    """New tokens, over all choices."""
+    cold: _builtins.bool
+    """The adapter was read from disk or source; absent when it never was needed."""
+    def __init__(
+        self,
+        *,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        cold: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cold", b"_cold", "cold", b"cold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cold", b"_cold", "cold", b"cold", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cold: _TypeAlias = _typing.Literal["cold"]  # noqa: Y015
+    _WhichOneofArgType__cold: _TypeAlias = _typing.Literal["_cold", b"_cold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cold) -> _WhichOneofReturnType__cold | None: ...
+
+Global___DirectUsage: _TypeAlias = DirectUsage  # noqa: Y015
+
+@_typing.final
+class DirectSettled(_message.Message):
+    """The account of a direct request is closed; its worker may forget it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """`jti` of the grant."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectSettled: _TypeAlias = DirectSettled  # noqa: Y015

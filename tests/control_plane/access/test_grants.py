@@ -1,16 +1,14 @@
 """Grants, checked as a worker would: with PyJWT and the public key alone."""
 
-import asyncio
 from dataclasses import replace
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis.asyncio import Redis
 
+from control_plane.access.grant_keys import GrantKeys, Rotation
 from control_plane.access.grants import Grant, GrantedAdapter, GrantSigner
-from control_plane.errors import InvalidArgument
+from control_plane.errors import StoreUnavailable
 
 NOW_S = 1_800_000_000.5
 GRANT = Grant(
@@ -24,8 +22,23 @@ GRANT = Grant(
 )
 
 
-def verified(token: str, signer: GrantSigner) -> dict[str, object]:
-    [(key_id, pem)] = signer.public_keys()
+KEYS = Rotation.every(3600.0, grant_ttl_s=30.0, worker_lease_s=3.0)
+
+
+@pytest.fixture
+async def keys(redis: Redis) -> GrantKeys:
+    keys = GrantKeys(redis, KEYS)
+    await keys.refresh()
+    return keys
+
+
+@pytest.fixture
+def signer(keys: GrantKeys) -> GrantSigner:
+    return GrantSigner(lambda: keys.signing, clock=lambda: NOW_S)
+
+
+def verified(token: str, keys: GrantKeys) -> dict[str, object]:
+    [(key_id, pem)] = keys.public()
     assert jwt.get_unverified_header(token) == {"alg": "EdDSA", "kid": key_id, "typ": "JWT"}
     claims: dict[str, object] = jwt.decode(
         token,
@@ -37,9 +50,8 @@ def verified(token: str, signer: GrantSigner) -> dict[str, object]:
     return claims
 
 
-async def test_a_grant_has_the_documented_claims(redis: Redis) -> None:
-    signer = await GrantSigner.load_or_create(redis, clock=lambda: NOW_S)
-    assert verified(signer.sign(GRANT), signer) == {
+def test_a_grant_has_the_documented_claims(signer: GrantSigner, keys: GrantKeys) -> None:
+    assert verified(signer.sign(GRANT), keys) == {
         "jti": "r-1",
         "iat": 1_800_000_000,
         "exp": 1_800_000_031,
@@ -52,32 +64,21 @@ async def test_a_grant_has_the_documented_claims(redis: Redis) -> None:
     }
 
 
-async def test_a_grant_for_the_base_model_names_no_adapter(redis: Redis) -> None:
-    signer = await GrantSigner.load_or_create(redis)
-    assert "ad" not in verified(signer.sign(replace(GRANT, adapter=None)), signer)
+def test_a_grant_for_the_base_model_names_no_adapter(signer: GrantSigner, keys: GrantKeys) -> None:
+    assert "ad" not in verified(signer.sign(replace(GRANT, adapter=None)), keys)
 
 
-async def test_replicas_that_start_at_once_share_one_key(redis: Redis) -> None:
-    signers = await asyncio.gather(*(GrantSigner.load_or_create(redis) for _ in range(5)))
-    assert len({signer.public_keys() for signer in signers}) == 1
-    assert verified(signers[0].sign(GRANT), signers[4])["jti"] == "r-1"
-
-
-async def test_a_grant_of_another_key_does_not_verify(redis: Redis) -> None:
-    signer = await GrantSigner.load_or_create(redis)
+async def test_a_grant_of_another_key_does_not_verify(
+    redis: Redis, signer: GrantSigner, keys: GrantKeys
+) -> None:
     await redis.flushdb()
-    other = await GrantSigner.load_or_create(redis)
-    assert other.public_keys() != signer.public_keys()
-    [(_, pem)] = signer.public_keys()
+    others = GrantKeys(redis, KEYS)
+    await others.refresh()
+    [(_, pem)] = others.public()
     with pytest.raises(jwt.InvalidSignatureError):
-        jwt.decode(other.sign(GRANT), pem, algorithms=["EdDSA"], audience="loraplane-worker")
+        jwt.decode(signer.sign(GRANT), pem, algorithms=["EdDSA"], audience="loraplane-worker")
 
 
-async def test_a_repr_does_not_show_the_private_key(redis: Redis) -> None:
-    assert "PRIVATE" not in repr(await GrantSigner.load_or_create(redis))
-
-
-def test_a_key_of_another_kind_is_refused() -> None:
-    pem = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(InvalidArgument, match="Ed25519"):
-        GrantSigner(pem.decode(), "id")
+async def test_nothing_is_signed_before_a_key_was_read(redis: Redis) -> None:
+    with pytest.raises(StoreUnavailable):
+        GrantSigner(lambda: GrantKeys(redis, KEYS).signing).sign(GRANT)

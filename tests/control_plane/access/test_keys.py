@@ -141,3 +141,8 @@ async def test_a_grace_out_of_range_is_refused(redis: Redis, grace_s: float) -> 
     issued = await keys.create(Role.ADMIN)
     with pytest.raises(InvalidArgument, match="grace_s"):
         await keys.rotate(issued.identity.key_id, grace_s)
+
+
+async def test_a_description_that_is_too_long_is_refused(redis: Redis) -> None:
+    with pytest.raises(InvalidArgument, match="description"):
+        await Keys(redis).create(Role.ADMIN, name="x" * 257)

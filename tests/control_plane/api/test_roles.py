@@ -9,14 +9,17 @@ from redis.asyncio import Redis
 
 from control_plane.access.types import Role
 from control_plane.api.auditing import READS
+from control_plane.api.interceptors import ADAPTER_CHANGES
 from control_plane.api.roles import ROLES, is_open
 from control_plane.api.server import SERVICES
+from control_plane.config import ControlSettings
 from protos.access.v1 import access_pb2
 from protos.fleet.v1 import fleet_pb2
 from protos.inference.v1 import inference_pb2
 from protos.quota.v1 import quota_pb2
 from protos.registry.v1 import registry_pb2
 from protos.sync.v1 import sync_pb2
+from tests.control_plane.adapter_files import write_adapter
 from tests.control_plane.replica import Replica, details, replica
 
 MODULES = (access_pb2, fleet_pb2, inference_pb2, quota_pb2, registry_pb2, sync_pb2)
@@ -47,13 +50,14 @@ def test_an_administrator_may_call_everything_but_a_workers_stream() -> None:
 
 def test_an_inference_key_generates_and_nothing_else() -> None:
     assert {method for method, roles in ROLES.items() if Role.INFERENCE in roles} == {
-        f"/loraplane.inference.v1.Inference/{name}" for name in ("Generate", "ListModels", "Tokenize")
+        f"/loraplane.inference.v1.Inference/{name}"
+        for name in ("Generate", "Route", "ListModels", "Tokenize")
     }
 
 
 def test_every_method_that_is_not_audited_is_served_and_only_reads() -> None:
     assert READS < SERVED
-    verbs = ("Get", "List", "Watch", "Generate", "Tokenize", "Sync")
+    verbs = ("Get", "List", "Watch", "Generate", "Route", "Tokenize", "Sync")
     for method in SERVED:
         assert method.rpartition("/")[2].startswith(verbs) == (method in READS), method
 
@@ -73,6 +77,27 @@ async def test_server_refuses_every_method_to_every_role_the_table_leaves_out(
                 assert (
                     await _code(control, method, control.as_(KEYS[role])) is grpc.StatusCode.PERMISSION_DENIED
                 )
+
+
+async def test_adapters_are_changed_only_where_that_is_allowed_and_by_an_admin_key(
+    redis: Redis, tmp_path: Path
+) -> None:
+    assert {method.rpartition("/")[2] for method in ADAPTER_CHANGES} == {
+        method.name
+        for method in registry_pb2.DESCRIPTOR.services_by_name["AdapterRegistry"].methods
+        if not method.name.startswith(("Get", "List", "Watch"))
+    }
+    assert not ControlSettings().allow_adapter_changes
+    async with replica(redis, tmp_path, allow_adapter_changes=False) as control:
+        for method in sorted(ADAPTER_CHANGES):
+            for who in ("admin", "acme"):
+                assert await _code(control, method, control.as_(who)) is grpc.StatusCode.FAILED_PRECONDITION
+            assert await _code(control, method, control.as_("acme-user")) is grpc.StatusCode.PERMISSION_DENIED
+        # Reading goes on, and so does everything that is not about adapters.
+        await control.registry.ListAdapters(registry_pb2.ListAdaptersRequest(), metadata=control.as_("admin"))
+        await control.quotas.DeleteQuota(
+            quota_pb2.DeleteQuotaRequest(tenant="acme"), metadata=control.as_("admin")
+        )
 
 
 @pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer lp_x_y"),), (("authorization", "x"),)])
@@ -107,6 +132,45 @@ async def test_a_tenant_admin_is_confined_to_its_tenant(redis: Redis, tmp_path: 
                 await call
             assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
             assert details(caught.value)["ErrorInfo"].reason == "Forbidden"
+
+
+async def test_a_tenant_reads_of_another_what_is_shared_with_it_and_changes_nothing_of_it(
+    redis: Redis, tmp_path: Path
+) -> None:
+    async with replica(redis, tmp_path) as control:
+        source = str(write_adapter(tmp_path / "acme" / "bot"))
+        for name, shared_with in (("bot", ["globex", "initech"]), ("secret", ["initech"])):
+            request = registry_pb2.RegisterAdapterRequest(
+                name=name, source=source, shared_with=shared_with, labels={"team": "a"}
+            )
+            await control.registry.RegisterAdapter(request, metadata=control.as_("acme"))
+        seen = await control.registry.GetAdapter(
+            registry_pb2.GetAdapterRequest(tenant="acme", name="bot"), metadata=control.as_("globex")
+        )
+        assert (seen.name, list(seen.shared_with), dict(seen.labels)) == ("bot", ["globex"], {})
+        models = await control.inference.ListModels(
+            inference_pb2.ListModelsRequest(), metadata=control.as_("globex-user")
+        )
+        assert [model.id for model in models.models] == ["acme/bot"]
+        refused = []
+        for call in (
+            control.registry.GetAdapter(
+                registry_pb2.GetAdapterRequest(tenant="acme", name="secret"), metadata=control.as_("globex")
+            ),
+            control.registry.GetAdapter(
+                registry_pb2.GetAdapterRequest(tenant="acme", name="absent"), metadata=control.as_("globex")
+            ),
+            control.registry.DeleteAdapter(
+                registry_pb2.DeleteAdapterRequest(tenant="acme", name="bot"), metadata=control.as_("globex")
+            ),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            refused.append((caught.value.code(), caught.value.details()))
+        # What is not shared looks like what is not there.
+        assert set(refused) == {
+            (grpc.StatusCode.PERMISSION_DENIED, "the key belongs to another tenant than 'acme'")
+        }
 
 
 async def _code(control: Replica, method: str, metadata: Any) -> grpc.StatusCode:

@@ -15,6 +15,7 @@ EXAMPLES = [
     (errors.NotFound("adapter", "acme/bot"), "NOT_FOUND", "ResourceInfo"),
     (errors.NameTaken("adapter", "acme/bot", "exists"), "ALREADY_EXISTS", "ResourceInfo"),
     (errors.StaleRevision("adapter", "acme/bot", "is at 3"), "ABORTED", "ResourceInfo"),
+    (errors.Disabled("it", "allow_it"), "FAILED_PRECONDITION", ""),
     (errors.Refused("rank 64 is above 16"), "FAILED_PRECONDITION", ""),
     (errors.Unauthenticated("no key"), "UNAUTHENTICATED", ""),
     (errors.Forbidden("not yours"), "PERMISSION_DENIED", ""),

@@ -63,6 +63,10 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self._take(request, context)
         return self.reports
 
+    def Route(self, request, context):
+        self._take(request, context)
+        return inference_pb2.RouteResponse(address=f"127.0.0.1:{self.port}", grant="signed")
+
     def Generate(self, request, context):
         self._take(request, context)
         yield inference_pb2.GenerateResponse(
@@ -222,3 +226,16 @@ def test_a_prompt_is_a_chat_message_unless_raw(api, run):
 def test_a_stream_as_json_is_one_document_a_line(run):
     lines = run("generate", "pirate", "hi", "--json").stdout.splitlines()
     assert [next(iter(json.loads(line))) for line in lines] == ["started", "delta", "delta", "finished"]
+
+
+def test_a_direct_generation_takes_its_grant_and_no_key_to_the_worker(api, run):
+    answered = run("generate", "pirate", "hi", "--raw", "--max-tokens", "7", "--direct")
+    assert answered.stdout == "Yo ho\n", answered.stderr
+    route, generate = api.requests
+    assert (route.model, route.max_tokens) == ("pirate", 7)
+    assert len("hi") <= route.prompt_tokens < 100
+    assert generate.text == "hi"
+    of_route, of_generate = api.metadata
+    assert of_route["authorization"] == "Bearer lp_secret"
+    assert of_generate["loraplane-grant"] == "signed"
+    assert "authorization" not in of_generate

@@ -1,11 +1,13 @@
 """Which worker takes a request."""
 
+from dataclasses import replace
+
 import pytest
 
 from control_plane.errors import NoWorker, Refused
 from control_plane.placement.route import Wanted, route
 from control_plane.workers.types import Tier, WorkerState
-from tests.control_plane.placement.examples import BASE, held, worker
+from tests.control_plane.placement.examples import BASE, MB, held, worker
 
 BOT = Wanted(BASE, "sha256:bot-1", rank=8)
 
@@ -75,3 +77,49 @@ def test_different_adapters_spread_over_equal_workers():
     workers = [worker(f"w{number}") for number in range(4)]
     chosen = {route(Wanted(BASE, f"sha256:{n}", 8), workers).worker_id for n in range(64)}
     assert chosen == {"w0", "w1", "w2", "w3"}
+
+
+def test_when_all_are_equally_saturated_the_holder_still_takes_its_requests():
+    busy = {"running_requests": 4, "waiting_requests": 3}
+    holder = worker("a", held("bot", tier=Tier.SLOT), status=busy)
+    other = worker("b", status={"running_requests": 4, "waiting_requests": 2})
+    assert route(BOT, [holder, other]) is holder
+
+
+def test_an_adapter_that_was_spilled_is_served_by_both_and_goes_to_and_fro_with_the_load_alone():
+    first = worker("a", held("bot", tier=Tier.SLOT), status={"running_requests": 4, "waiting_requests": 2})
+    second = worker("b", held("bot", tier=Tier.SLOT), status={"running_requests": 2})
+    third = worker("c")
+    assert route(BOT, [first, second, third]) is second  # not on to a third one
+
+
+def test_a_cold_adapter_goes_where_there_is_room_rather_than_where_it_evicts():
+    full = worker("a", held("x"), held("y"), capacity={"cpu_bytes": 2 * MB, "max_loras": 9})
+    roomy = worker("b", held("z"), status={"running_requests": 1}, capacity={"cpu_bytes": 4 * MB})
+    assert route(replace(BOT, size_bytes=MB), [full, roomy]) is roomy
+
+
+def test_a_cold_adapter_goes_where_what_it_evicts_was_idle_longest():
+    capacity = {"max_cpu_loras": 2}
+    recent = worker("a", held("v", idle_s=50.0), held("w", idle_s=1.0), capacity=capacity)
+    old = worker("b", held("x", idle_s=90.0), held("y", idle_s=1.0), capacity=capacity)
+    busier = replace(old, status=replace(old.status, running_requests=1))
+    assert route(BOT, [recent, busier]) is busier
+    too_busy = replace(old, status=replace(old.status, running_requests=2))  # half a batch more
+    assert route(BOT, [recent, too_busy]) is recent
+
+
+def test_what_is_leased_or_pinned_or_not_in_memory_is_not_counted_as_idle():
+    kept = (
+        held("v", idle_s=90.0, pinned=True),
+        held("w", idle_s=80.0, leases=1),
+        held("x", idle_s=70.0, tier=Tier.DISK),
+        held("y", idle_s=5.0),
+    )
+    assert worker("a", *kept).status.longest_idle_s == 5.0
+
+
+def test_a_worker_with_it_on_disk_is_nearer_than_one_without():
+    capacity = {"max_cpu_loras": 1}
+    disk = worker("a", held("bot", tier=Tier.DISK), status={"running_requests": 2}, capacity=capacity)
+    assert route(BOT, [disk, worker("b")]) is disk

@@ -185,7 +185,7 @@ async def test_a_crashed_reservation_expires_and_frees_its_place_beside_a_living
     with pytest.raises(QuotaExceeded, match="concurrent_requests"):
         await long.reserve("acme", "next", 1)
     async with asyncio.timeout(5.0):
-        while (await long.usage("acme")).concurrent_requests > 1:  # noqa: ASYNC110 - Redis' clock decides
+        while (await long.usage("acme")).concurrent_requests > 1:  # Redis' clock decides
             await asyncio.sleep(0.01)
     assert not await short.renew(crashed)
     await long.reserve("acme", "next", 1)
@@ -298,3 +298,24 @@ async def test_a_reservation_says_which_adapter_it_was_for(quotas: Quotas) -> No
     reservation = await quotas.reserve("acme", "r-1", 5, "bot")
     assert reservation == Reservation(tenant="acme", request_id="r-1", tokens=5, adapter="bot")
     assert replace(reservation, adapter="") == await quotas.reserve("acme", "r-1", 5)
+
+
+async def test_usage_reads_as_much_beside_a_hundred_tenants_as_alone(redis: Redis, quotas: Quotas) -> None:
+    async def commands() -> dict[str, int]:
+        await redis.config_resetstat()
+        await quotas.usage("acme")
+        stats = await redis.info("commandstats")
+        return {
+            name.removeprefix("cmdstat_"): int(one["calls"])
+            for name, one in stats.items()
+            if name != "cmdstat_config|resetstat"
+        }
+
+    await quotas.settle(await quotas.reserve("acme", "r-0", 5), 2, 3)
+    await commands()  # the script is known from here on
+    alone = await commands()
+    for number in range(100):
+        await quotas.reserve(f"t-{number}", f"r-{number}", 5)
+        await quotas.reserve("acme", f"r-{number + 1}", 5, f"bot-{number}")
+    assert await commands() == alone
+    assert not alone.keys() & {"keys", "scan", "hscan", "zscan", "sscan"}

@@ -75,5 +75,5 @@ async def test_readers_give_their_connections_back(registry: Registry, redis: Re
         await take(registry, 0, 1)
     async with asyncio.timeout(5.0):
         # The server notices a close a moment later, and tells nobody.
-        while len(await redis.client_list()) > before:  # noqa: ASYNC110
+        while len(await redis.client_list()) > before:
             await asyncio.sleep(0.01)

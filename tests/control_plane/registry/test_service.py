@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from control_plane.registry.types import (
     Target,
 )
 from control_plane.resolvers.chain import ResolverChain
+from control_plane.resolvers.filesystem import FilesystemResolver
+from control_plane.resolvers.types import Resolved, Resolver, ResolveRequest
 from tests.control_plane.adapter_files import write_adapter
 
 BOT = AdapterKey("acme", "bot")
@@ -164,6 +167,25 @@ async def test_a_publish_without_a_source_reads_the_current_one_again(registry: 
     assert second.current.source == first.current.source
 
 
+async def test_the_same_weights_from_another_place_are_no_revision_but_are_read_from_there(
+    registry: Registry, root: Path
+) -> None:
+    declared = new(root)
+    first = await registry.register(declared)
+    elsewhere = str(write_adapter(root / "elsewhere", base_model_name_or_path=BASE))
+    shutil.copytree(root / "acme" / "bot", root / "copy")
+    moved = await registry.publish(BOT, str(root / "copy"))
+    assert [revision.number for revision in moved.revisions] == [1]
+    assert moved.current == replace(first.current, source=str(root / "copy"))
+    assert await registry.register(declared) == moved
+    assert await registry.register(replace(declared, source=str(root / "copy"))) == moved
+    # Another config is another digest, whatever the weights.
+    assert (await registry.publish(BOT, elsewhere)).current_revision == 2
+    kept = await registry.publish(BOT, str(root / "acme" / "bot"), keep_current=True)
+    assert [revision.number for revision in kept.revisions] == [1, 2]
+    assert kept.revision(1) == first.current
+
+
 async def test_a_publish_that_is_refused_leaves_the_adapter_as_it_was(registry: Registry, root: Path) -> None:
     first = await registry.register(new(root))
     other = write_adapter(root / "other", base_model_name_or_path="meta-llama/Llama-3-8B")
@@ -184,7 +206,7 @@ async def test_of_two_registries_that_race_to_publish_exactly_one_wins(
     replicas = [Registry(redis, resolvers), Registry(redis, resolvers)]
     await replicas[0].register(new(root))
     for revision in range(1, 6):
-        sources = [str(write_adapter(root / f"v{revision}{i}", fill=revision + i / 2)) for i in (0, 1)]
+        sources = [str(write_adapter(root / f"v{revision}{i}", fill=10 * revision + i)) for i in (0, 1)]
         results = await asyncio.gather(
             *(
                 replica.publish(BOT, source, expected_revision=revision)
@@ -369,3 +391,57 @@ async def test_a_bad_page_is_refused(registry: Registry, field: str, arguments: 
     with pytest.raises(InvalidArgument) as error:
         await registry.list("acme", **arguments)  # type: ignore[arg-type]
     assert error.value.field == field
+
+
+class Counting:
+    """A resolver that counts how often it is asked."""
+
+    name = "counting"
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self.asked = 0
+
+    async def resolve(self, request: ResolveRequest) -> Resolved | None:
+        self.asked += 1
+        return await self._resolver.resolve(request)
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+async def test_a_request_for_an_unknown_name_registers_what_is_kept_for_its_tenant(
+    redis: Redis, root: Path
+) -> None:
+    resolver = Counting(FilesystemResolver([root]))
+    chain = ResolverChain([resolver], time.monotonic)
+    registry, other = (Registry(redis, chain, resolve_on_request=True) for _ in range(2))
+    write_adapter(root / "acme" / "bot", base_model_name_or_path=BASE)
+    targets = await asyncio.gather(
+        *(one.resolve("acme", "bot", {BASE}) for one in (registry, other) for _ in range(5))
+    )
+    assert {target.revision for target in targets if target.revision} == {(await registry.get(BOT)).current}
+    assert (await registry.get(BOT)).base_model == BASE
+    # Not another tenant's, not a revision, and what nobody has is asked for once in a while.
+    resolver.asked = 0
+    for tenant, model in (("globex", "acme/bat"), ("globex", "bot"), ("globex", "bot"), ("acme", "bot@7")):
+        with pytest.raises(NotFound, match="model"):
+            await registry.resolve(tenant, model, {BASE})
+    assert resolver.asked == 1
+    assert await registry.get(BOT) == (await other.get(BOT))
+
+
+async def test_without_leave_a_request_registers_nothing(
+    redis: Redis, resolvers: ResolverChain, root: Path
+) -> None:
+    write_adapter(root / "acme" / "bot")
+    with pytest.raises(NotFound):
+        await Registry(redis, resolvers).resolve("acme", "bot", {BASE})
+
+
+async def test_a_bad_adapter_found_on_request_is_refused_with_the_reason(
+    redis: Redis, resolvers: ResolverChain, root: Path
+) -> None:
+    (write_adapter(root / "acme" / "bot") / "adapter_model.safetensors").write_bytes(b"garbage")
+    with pytest.raises(Refused, match="safetensors"):
+        await Registry(redis, resolvers, resolve_on_request=True).resolve("acme", "bot", {BASE})

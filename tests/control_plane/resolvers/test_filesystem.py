@@ -264,3 +264,22 @@ async def test_a_link_does_not_lead_a_confined_request_to_another_tenant(
     confined = ResolveRequest(tenant="acme", name="bot", source=str(root / "acme" / "link"), confined=True)
     with pytest.raises(Refused, match="kept for 'acme'"):
         await resolver.resolve(confined)
+
+
+@pytest.mark.parametrize("source", ["/a\0b", "file:///a%00b"])
+async def test_a_path_with_a_character_names_no_path_can_have_is_refused(
+    resolver: FilesystemResolver, source: str
+) -> None:
+    with pytest.raises(Refused, match="NUL"):
+        await resolver.resolve(request(source))
+
+
+@pytest.mark.parametrize("tail", ["x" * 300, "x/" * 4000])
+async def test_a_path_that_is_too_long_for_the_disk_is_not_there(
+    resolver: FilesystemResolver, root: Path, tail: str
+) -> None:
+    assert await resolver.resolve(request(root / tail)) is None
+
+
+async def test_a_source_that_is_no_uri_is_left_to_others(resolver: FilesystemResolver) -> None:
+    assert await resolver.resolve(request("file://[")) is None

@@ -1,13 +1,18 @@
 """The S3 resolver against moto over HTTP: what is found, what is pinned, and what faults do to it."""
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from redis.asyncio import Redis
 
 from control_plane.errors import Refused, SourceUnavailable
+from control_plane.registry.service import Registry
+from control_plane.registry.types import AdapterKey, NewAdapter
+from control_plane.resolvers.chain import ResolverChain
 from control_plane.resolvers.filesystem import FilesystemResolver
 from control_plane.resolvers.s3 import S3Resolver
 from control_plane.resolvers.s3_files import MAX_CUTS
@@ -93,6 +98,22 @@ async def test_in_a_versioned_bucket_a_file_is_pinned_to_its_version(
     version = pins(second)[WEIGHTS].removeprefix("version:")
     last = [seen for seen in proxy.seen if seen.method == "GET"][-1]
     assert parse_qs(urlsplit(last.path).query)["versionId"] == [version]
+
+
+async def test_the_same_files_uploaded_again_are_no_new_revision_and_are_read_where_they_are_now(
+    redis: Redis, resolver: S3Resolver, service: S3Service, adapter: Path
+) -> None:
+    service.upload(adapter, "versioned", "again")
+    registry = Registry(redis, ResolverChain([resolver], time.monotonic))
+    declared = NewAdapter(key=AdapterKey("acme", "bot"), source="s3://versioned/again")
+    first = await registry.register(declared)
+    service.upload(adapter, "versioned", "again")
+    assert await registry.register(declared) == first
+    published = await registry.publish(declared.key)
+    assert [revision.number for revision in published.revisions] == [1]
+    assert published.current.digest == first.current.digest
+    assert published.current.source != first.current.source  # pinned to the newer version
+    assert await registry.publish(declared.key) == published
 
 
 async def test_shards_are_read_and_pinned_through_their_index(

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from control_plane.workers.types import WorkerState
 from protos.fleet.v1 import fleet_pb2
+from protos.inference.v1 import inference_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from protos.sync.v1 import sync_pb2 as sync
 from tests.control_plane.adapter_files import write_adapter
@@ -185,6 +186,50 @@ async def test_drained_worker_is_told_and_takes_no_requests(redis: Redis, tmp_pa
         )
         assert drained.state == fleet_pb2.WORKER_STATE_DRAINING
         await eventually(lambda: worker.verbs() == ["drain"])
+
+
+async def test_drain_finishes_what_runs_hands_adapters_over_and_sends_requests_elsewhere(
+    redis: Redis, tmp_path: Path
+) -> None:
+    async with (
+        replica(redis, tmp_path) as control,
+        control.worker("worker-0", Script(hold_after=1)).run() as one,
+    ):
+        await ready(control, "worker-0")
+        digest = (await register(control, tmp_path)).revisions[0].digest
+        await eventually(loaded(one, digest))
+        request = inference_pb2.GenerateRequest(model="bot", text="hello")
+        running = control.inference.Generate(request, metadata=control.as_("acme-user"))
+        answers = asyncio.create_task(_events(running))
+        await one.streaming.wait()
+        async with control.worker("worker-1").run() as other:
+            await ready(control, "worker-1")
+            await control.fleet.DrainWorker(
+                fleet_pb2.DrainWorkerRequest(worker_id="worker-0"), metadata=control.as_("admin")
+            )
+            await eventually(loaded(other, digest))  # handed over, before anybody asks for it
+            await eventually(lambda: one.verbs()[-1] == "drain")
+            await _events(control.inference.Generate(request, metadata=control.as_("acme-user")))
+            assert (len(one.requests), len(other.requests)) == (1, 1)
+            one.go_on.set()
+            assert (await answers)[-1] == "finished"
+
+
+async def test_cordoned_worker_keeps_what_it_holds_and_gets_nothing_new(redis: Redis, tmp_path: Path) -> None:
+    async with replica(redis, tmp_path) as control, control.worker().run() as worker:
+        await ready(control, "worker-0")
+        digest = (await register(control, tmp_path)).revisions[0].digest
+        await eventually(loaded(worker, digest))
+        cordon = fleet_pb2.CordonWorkerRequest(worker_id="worker-0")
+        await control.fleet.CordonWorker(cordon, metadata=control.as_("admin"))
+        await register(control, tmp_path, "other", fill=3.0)
+        async with control.worker("worker-1").run() as second:
+            await eventually(lambda: len(second.held) == 2)  # both have a new holder
+        assert (worker.verbs(), list(worker.held)) == (["load"], [digest])
+
+
+async def _events(call: Any) -> list[str]:
+    return [message.WhichOneof("event") async for message in call]
 
 
 async def test_silent_worker_is_lost_after_its_lease(redis: Redis, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ async def test_a_command_of_an_older_leader_is_refused_by_the_worker(redis: Redi
         await ready(control, "worker-0")
         await redis.set(keys.LEADER, "another replica")
         await redis.incr(keys.FENCING_TOKEN)
-        await eventually(lambda: worker.leases[-1].fencing_token == 2)
+        await eventually(lambda: worker.leases and worker.leases[-1].fencing_token == 2)
         command = Command("worker-0", 1, Evict(AdapterKey("acme", "bot"), "sha256:x"))
         outcome = await control.plane.dispatcher.send(command, fencing_token=1)
         assert not outcome.ok

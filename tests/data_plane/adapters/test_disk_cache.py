@@ -17,11 +17,7 @@ def digest(name: str) -> str:
 
 
 def put(cache: DiskCache, name: str, num_bytes: int = 10) -> bool:
-    with cache.landing({"weights": bytes(num_bytes)}) as landing:
-        if landing is None:
-            return False
-        cache.keep(digest(name), landing)
-    return True
+    return cache.put(digest(name), {"weights": bytes(num_bytes)})
 
 
 def stamp(cache: DiskCache, name: str, seconds: int) -> None:
@@ -71,12 +67,25 @@ def test_what_a_dead_process_left_half_written_is_no_entry(tmp_path: Path):
     assert (len(cache), cache.num_bytes, half.exists()) == (0, 0, False)
 
 
-def test_what_lands_and_is_not_kept_leaves_nothing(tmp_path: Path):
+def test_an_entry_that_is_being_read_is_not_written_again(tmp_path: Path):
     cache = DiskCache(tmp_path, 30)
-    with cache.landing({"weights": bytes(10)}) as landing:
-        assert landing is not None
-        assert cache.num_bytes == 10, "what is being written counts"
-    assert (cache.num_bytes, on_disk(cache), len(cache)) == (0, 0, 0)
+    put(cache, "a")
+    with cache.reading(digest("a")) as entry:
+        inode = entry.stat().st_ino
+        assert put(cache, "a")
+        assert entry.stat().st_ino == inode
+    assert (cache.num_bytes, on_disk(cache), len(cache)) == (10, 10, 1)
+    assert list(tmp_path.glob(f"{LANDING}*")) == []
+
+
+def test_sizes_are_known_by_digest_and_changes_are_told_once(tmp_path: Path):
+    cache = DiskCache(tmp_path, 25)
+    put(cache, "a", 15)
+    assert (cache.size_of(digest("a")), cache.size_of(digest("b")), cache.size_of("../a")) == (15, 0, 0)
+    assert cache.take_changed() == {digest("a")}
+    put(cache, "b", 20)
+    assert cache.take_changed() == {digest("a"), digest("b")}, "one came, and the other left for it"
+    assert cache.take_changed() == set()
 
 
 def test_an_entry_that_is_being_read_stays(tmp_path: Path):
@@ -97,8 +106,7 @@ def test_what_is_larger_than_the_bound_evicts_nobody(tmp_path: Path):
 
 def test_a_digest_that_is_no_digest_names_no_file(tmp_path: Path):
     cache = DiskCache(tmp_path / "cache", 30)
-    with cache.landing({"weights": b"x"}) as landing:
-        cache.keep("sha256:../../escape", landing)
+    assert not cache.put("sha256:../../escape", {"weights": b"x"})
     with cache.reading("sha256:../../escape") as entry:
         assert entry is None
     assert len(cache) == 0
@@ -114,8 +122,7 @@ def test_a_directory_serves_one_process_at_a_time(tmp_path: Path):
 
 def test_a_disk_that_takes_nothing_is_no_error(tmp_path: Path):
     cache = DiskCache(tmp_path, 30)
-    with cache.landing({"no/such/directory": b"x"}) as landing:
-        assert landing is None
+    assert not cache.put(digest("a"), {"no/such/directory": b"x"})
     assert (cache.num_bytes, list(tmp_path.glob(f"{LANDING}*"))) == (0, [])
 
 

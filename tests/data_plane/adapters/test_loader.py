@@ -1,59 +1,58 @@
 """Loading through the disk cache: one read of the source, a checked digest, and no trust in the disk."""
 
 import shutil
-from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from data_plane.adapters.disk_cache import DiskCache
+from data_plane.adapters.files import AdapterDirectory
 from data_plane.adapters.loader import DiskLoader
 from data_plane.adapters.packing import PackedLora
 from data_plane.adapters.reader import EXTRA_VOCABULARY
 from data_plane.adapters.revision import AdapterSource, Tier
-from data_plane.adapters.sources import DirectorySource
 from data_plane.errors import AdapterRefused, AdapterUnreadable
 from tests.data_plane.world import World, source_of
 
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-class CountedSource:
-    """A source of directories that counts its reads."""
+class CountedPlace:
+    """A remote place, counted://PATH, of local directories: says which files were read."""
 
     def __init__(self, root: Path) -> None:
-        self._source = DirectorySource((root,))
-        self.reads: Counter[str] = Counter()
+        self._root = root
+        self.reads: list[str] = []
 
-    def fetch(self, source: AdapterSource, *, max_bytes: int) -> dict[str, bytes] | None:
-        self.reads[source.revision.digest] += 1
-        return self._source.fetch(source, max_bytes=max_bytes)
+    def open(self, uri: str) -> "CountedFiles":
+        return CountedFiles(AdapterDirectory(uri.removeprefix("counted://"), (self._root,)), self.reads)
 
 
-class CountedReader:
-    """The reader of sources, which also counts as a read of the source."""
+@dataclass
+class CountedFiles:
+    directory: AdapterDirectory
+    reads: list[str]
 
-    def __init__(self, reader, reads: Counter[str]) -> None:
-        self._reader, self._reads = reader, reads
+    def names(self) -> list[str]:
+        return self.directory.names()
 
-    def read(self, source: AdapterSource) -> PackedLora:
-        self._reads[source.revision.digest] += 1
-        return self._reader.read(source)
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        self.reads.append(name)
+        return self.directory.read(name, max_bytes=max_bytes)
 
 
 class Setting:
     def __init__(self, world: World, directory: Path, max_bytes: int = 10 << 20) -> None:
         self.adapter = Path(shutil.copytree(world.adapters["narrow"], directory / "source" / "narrow"))
-        self.source = source_of(self.adapter)
-        self.files = CountedSource(directory / "source")
+        self.source = source_of(self.adapter, uri=f"counted://{self.adapter}")
+        self.place = CountedPlace(directory / "source")
         self.cache = DiskCache(directory / "cache", max_bytes)
-        reader = replace(world.runtime.reader, roots=(directory / "source",))
+        reader = replace(world.runtime.reader, roots=(), remotes={"counted": self.place.open})
         self.loader = DiskLoader(
-            reader=CountedReader(reader, self.files.reads),
-            landed=replace(reader, roots=(self.cache.directory,)),
-            files=self.files,
+            reader=reader,
+            landed=replace(reader, roots=(self.cache.directory,), remotes={}),
             cache=self.cache,
         )
 
@@ -63,7 +62,8 @@ class Setting:
 
     @property
     def num_reads(self) -> int:
-        return self.files.reads[self.source.revision.digest]
+        assert self.place.reads == [CONFIG, WEIGHTS] * (len(self.place.reads) // 2)
+        return len(self.place.reads) // 2
 
     def entry(self) -> Path:
         return self.cache.directory / self.source.revision.digest.removeprefix("sha256:")
@@ -117,13 +117,32 @@ def test_a_source_that_does_not_answer_is_asked_once(setting: Setting):
     shutil.rmtree(setting.adapter)
     with pytest.raises(AdapterUnreadable):
         setting.load()
-    assert setting.num_reads == 1
+    assert setting.place.reads == []
 
 
-def test_an_adapter_that_no_disk_could_take_is_served_all_the_same(world: World, tmp_path: Path):
+def test_an_adapter_that_no_disk_could_take_is_served_all_the_same_and_read_once(
+    world: World, tmp_path: Path
+):
     setting = Setting(world, tmp_path, max_bytes=100)
     assert setting.load()[1] is Tier.SOURCE
     assert (len(setting.cache), setting.cache.num_bytes) == (0, 0)
+    assert setting.num_reads == 1
+
+
+def test_an_adapter_that_is_refused_is_read_once_and_not_kept(setting: Setting, world: World):
+    packer = replace(setting.loader.reader.packer, max_rank=1)
+    loader = replace(setting.loader, reader=replace(setting.loader.reader, packer=packer))
+    with pytest.raises(AdapterRefused, match="rank"):
+        loader.load(setting.source, again=False)
+    assert (setting.num_reads, len(setting.cache)) == (1, 0)
+
+
+def test_the_bytes_on_disk_are_known_by_digest(setting: Setting):
+    setting.load()
+    digest = setting.source.revision.digest
+    found = sum(file.stat().st_size for file in setting.entry().iterdir())
+    assert setting.loader.disk_bytes_of(digest) == found > 0
+    assert setting.loader.take_disk_changes() == {digest}
 
 
 def test_what_the_reader_refuses_is_refused_although_its_other_files_are_sound(setting: Setting):
@@ -134,7 +153,7 @@ def test_what_the_reader_refuses_is_refused_although_its_other_files_are_sound(s
 
 
 def test_nothing_outside_the_roots_comes_in_by_way_of_the_cache(setting: Setting, world: World):
-    outside = source_of(world.adapters["wide"])
+    outside = source_of(world.adapters["wide"], uri=f"counted://{world.adapters['wide']}")
     with pytest.raises(AdapterRefused, match="outside of adapter_roots"):
         setting.loader.load(outside, again=False)
     assert len(setting.cache) == 0

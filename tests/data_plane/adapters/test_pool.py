@@ -1,9 +1,16 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 import torch
 
 from data_plane.adapters.pool import TorchRankPool
 from kernels.lora.pool import PAGE_ROWS
+from kernels.lora.side import Affine, SlotSide
 from tests.data_plane.world import World, source_of
+from tests.kernels.gpu.stand_ins import BufferedDevice
 
 
 @pytest.fixture
@@ -53,3 +60,50 @@ def test_an_adapter_packed_by_something_else_is_refused(pool: TorchRankPool):
 
     with pytest.raises(TypeError, match="Foreign was not packed"):
         pool.write((0,), Foreign())
+
+
+@pytest.mark.parametrize("pages", [(1, 2), (4, 1)])
+def test_an_adapter_is_copied_beside_the_steps_and_its_side_with_it(world: World, pages: tuple[int, int]):
+    class Watched(BufferedDevice):
+        """Tells whether copies were made inside `beside`, and after what."""
+
+        inside = False
+        moved: ClassVar[list[bool]] = []
+
+        @contextmanager
+        def beside(self) -> Iterator[None]:
+            self.inside = True
+            yield
+            self.inside = False
+
+        def put(self, tensor: torch.Tensor) -> torch.Tensor:
+            self.moved.append(self.inside)
+            return super().put(tensor)
+
+    device = Watched("meta")
+    pool = TorchRankPool(world.runtime.layout, num_slots=2, num_pages=6, dtype=torch.float32, device=device)
+    packed = world.runtime.reader.read(source_of(world.adapters["patterned"]))
+    scale = Affine(torch.ones(pool.modules[0].b.shape[1]))
+    side = SlotSide((scale, *(None for _ in pool.modules[1:])))
+    written = pool.write(pages, replace(packed, side=side))
+    assert written.side is not None
+    assert written.side.affines[0].scale.device.type == "meta"
+    assert device.moved
+    assert all(device.moved)
+    assert not device.inside
+
+
+def test_what_is_read_for_a_gpu_lies_where_its_copies_can_read(world: World):
+    reader, staged = world.runtime.reader, set[int]()
+
+    def staging(tensor: torch.Tensor) -> torch.Tensor:
+        moved = tensor.clone()
+        staged.add(moved.data_ptr())
+        return moved
+
+    packed = replace(reader, packer=replace(reader.packer, staging=staging)).read(
+        source_of(world.adapters["wide"])
+    )
+    tensors = [tensor for module in packed.modules if module for tensor in (module.a, module.b)]
+    assert tensors
+    assert {tensor.data_ptr() for tensor in tensors} <= staged

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -361,3 +362,21 @@ def test_values_that_the_lora_dtype_cannot_hold_are_refused(adapter: Path, world
         AdapterRefused, match=r"q_proj.lora_B.weight: has values that torch.float16 cannot hold"
     ):
         reader.read(source_of(adapter))
+
+
+def test_a_small_file_takes_a_small_buffer_however_large_it_might_be(tmp_path: Path):
+    (tmp_path / CONFIG).write_bytes(bytes(100))
+    directory = AdapterDirectory(str(tmp_path), (tmp_path,))
+    tracemalloc.start()
+    try:
+        assert len(directory.read(CONFIG, max_bytes=1 << 30)) == 100
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_grows_while_it_is_read_may_be_tried_again():
+    # Files of /proc say that they are empty, and are not.
+    directory = AdapterDirectory(f"/proc/{os.getpid()}", (Path("/proc"),))
+    with pytest.raises(AdapterUnreadable, match="status grew while it was read"):
+        directory.read("status", max_bytes=1 << 20)

@@ -14,7 +14,6 @@ from data_plane.adapters.disk_cache import DiskCache
 from data_plane.adapters.loader import DiskLoader, SourceLoader
 from data_plane.adapters.revision import AdapterSource, Tier
 from data_plane.adapters.s3_source import MAX_CUTS, S3Access, S3Source
-from data_plane.adapters.sources import DirectorySource
 from data_plane.config import EngineConfig
 from data_plane.engine.remotes import build_remotes
 from data_plane.errors import AdapterRefused, AdapterUnreadable, InvalidRequest
@@ -198,7 +197,6 @@ def test_the_disk_cache_keeps_what_was_read_and_the_next_load_needs_no_bucket(
     loader = DiskLoader(
         reader=replace(world.runtime.reader, remotes=remotes),
         landed=replace(world.runtime.reader, roots=(cache.directory,)),
-        files=DirectorySource((), remotes),
         cache=cache,
     )
     assert loader.load(stored, again=False).tier is Tier.SOURCE

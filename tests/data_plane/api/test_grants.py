@@ -81,3 +81,21 @@ def test_a_rotated_key_replaces_the_old_one(verifier):
     verifier.verify(token(key=new, kid="k2"))
     with pytest.raises(GrantRefused):
         verifier.verify(token())
+
+
+def test_a_grant_is_admitted_once_and_verified_as_often_as_wanted(verifier):
+    grant = token()
+    assert verifier.verify(grant).request_id == verifier.admit(grant).request_id == "r1"
+    with pytest.raises(GrantRefused, match="used before"):
+        verifier.admit(grant)
+    verifier.verify(grant)
+
+
+def test_a_direct_grant_is_for_one_start_of_the_worker():
+    verifier = GrantVerifier("w1", "instance-1")
+    verifier.replace_keys({"k1": pem(KEY)})
+    given = token(dr={"i": "instance-1", "p": 8})
+    direct = verifier.verify(given).direct
+    assert (direct.token, direct.max_prompt_tokens) == (given, 8)
+    with pytest.raises(GrantRefused, match="before its restart"):
+        verifier.verify(token(dr={"i": "instance-0", "p": 8}))

@@ -79,7 +79,7 @@ def test_base_tokens_are_bit_equal_with_and_without_adapters_in_the_batch(loaded
 
 
 def test_what_an_earlier_sequence_left_in_a_block_reaches_nobody(loaded: World, oracle: PeftOracle):
-    for k_cache, v_cache in loaded.runtime.runner._kv.layers:
+    for k_cache, v_cache in loaded.runtime.runner._model._kv.layers:
         k_cache.fill_(float("nan"))
         v_cache.fill_(float("nan"))
     sequences = mixed_batch()

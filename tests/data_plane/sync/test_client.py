@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from data_plane.adapters.revision import Tier
+from data_plane.direct import DirectRequests, DirectUsage
 from data_plane.engine.events import CommandDone, EngineStatus, Load, Pin
 from data_plane.errors import AdapterRefused
 from data_plane.sync.client import EnginePort, SyncClient
@@ -83,7 +84,7 @@ class ScriptedEngine:
 
 
 @asynccontextmanager
-async def connected():
+async def connected(direct: DirectRequests | None = None):
     plane, engine, keys = ControlPlane(), ScriptedEngine(), {}
     server = grpc.aio.server()
     sync_pb2_grpc.add_WorkerSyncServicer_to_server(plane, server)
@@ -95,6 +96,7 @@ async def connected():
             key="secret",
             hello=pb.Hello(worker_id="w1"),
             engine=EnginePort(command=engine.command, status=engine.status),
+            direct=direct or DirectRequests(),
             replace_grant_keys=keys.update,
         )
         task = asyncio.create_task(client.run())
@@ -202,3 +204,23 @@ async def test_after_any_end_commands_of_an_older_leader_stay_refused(ended_by):
         plane.send(load=pb.LoadCommand(adapter=PIRATE), fencing_token=4)
         assert "older" in (await plane.next("nack")).nack.reason
         assert engine.commands == []
+
+
+async def test_direct_requests_are_told_until_they_are_settled_on_every_stream():
+    direct = DirectRequests()
+    direct.begin("r1", "grant")
+    async with connected(direct) as (plane, _, _, _):
+        plane.send_lease()
+        told = (await plane.next("direct")).direct
+        assert (told.grant, told.HasField("usage")) == ("grant", False)
+        direct.end("r1", DirectUsage(prompt_tokens=2, completion_tokens=3))
+        told = (await plane.next("direct")).direct
+        assert (told.usage.prompt_tokens, told.usage.completion_tokens) == (2, 3)
+        assert not told.usage.HasField("cold")
+        plane.down.put_nowait(None)
+        await plane.next("hello")
+        plane.send_lease()
+        assert (await plane.next("direct")).direct.HasField("usage")
+        plane.down.put_nowait(pb.ControlMessage(settled=pb.DirectSettled(request_id="r1")))
+        async with asyncio.timeout(5):
+            await direct.idle()

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -79,28 +81,46 @@ def test_equals_fp64_reads_nothing_past_the_true_rank_and_leaves_base_rows_bit_e
 
 
 @pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("in_features", [1, 37, 576])
-@pytest.mark.parametrize("sizes", [(1, 7), (64, 200)])
-def test_any_width_equals_fp64(name: str, in_features: int, sizes: tuple[int, int]):
+@pytest.mark.parametrize("sizes", [(1, 7), (64, 347)])
+def test_any_width_equals_fp64(name: str, dtype: torch.dtype, in_features: int, sizes: tuple[int, int]):
     slots = [0, 1, 1, 1, 1, 1]
-    module = poisoned_module(torch.float32, slots, in_features, sizes)
-    x, base = inputs(module, len(slots), torch.float32)
+    module = poisoned_module(dtype, slots, in_features, sizes)
+    x, base = inputs(module, len(slots), dtype)
     out = base.clone()
     add_lora(implementation(name), x, module, build_segments(slots), out=out)
     expected = reference_lora(x, module, slots, base)
-    assert (out.double() - expected).abs().max() / expected.abs().max() < 1e-5
+    assert (out.double() - expected).abs().max() / expected.abs().max() < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_a_token_has_the_same_bits_in_every_batch(name: str, dtype: torch.dtype):
-    module, ops = poisoned_module(dtype, [0, 1]), implementation(name)
+@pytest.mark.parametrize("in_features", [40, 64])  # with an end that fills no vector, and without
+def test_a_token_has_the_same_bits_in_every_batch(name: str, dtype: torch.dtype, in_features: int):
+    module, ops = poisoned_module(dtype, [0, 1], in_features, (24, 301)), implementation(name)
     x, base = inputs(module, 37, dtype)
     together = base.clone()
     add_lora(ops, x, module, build_segments([1, 0, None] * 12 + [1]), out=together)
-    alone = base[36:].clone()
-    add_lora(ops, x[36:], module, build_segments([1]), out=alone)
-    assert torch.equal(alone[0], together[36])
+    for row in (0, 36):  # of the adapter's 25 tokens the first, beside others in registers, and the last
+        alone = base[row : row + 1].clone()
+        add_lora(ops, x[row : row + 1], module, build_segments([1]), out=alone)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_how_many_threads_share_the_tokens_of_an_adapter_changes_no_bits(
+    request: pytest.FixtureRequest,
+):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    module, ops = poisoned_module(torch.bfloat16, [1], 64), implementation("plain")
+    x, base = inputs(module, 21, torch.bfloat16)
+    found = []
+    for num_threads in (1, 2, 5):  # units of 16, 16 and 4 tokens
+        torch.set_num_threads(num_threads)
+        found.append(base.clone())
+        add_lora(ops, x, module, build_segments([1] * 21), out=found[-1])
+    assert all(torch.equal(out, found[0]) for out in found)
+    assert not torch.equal(found[0], base)
 
 
 @pytest.mark.parametrize("name", LEVELS)

@@ -138,3 +138,18 @@ def test_bytes_are_those_of_every_tensor():
     side = SlotSide((None, Affine(torch.ones(5))), low, Replacement(torch.ones(3, 4), torch.ones(3)))
     assert side.num_bytes == 4 * (5 + 8 + 6 + 6 + 12 + 3)
     assert side.rank == 2
+
+
+def test_columns_are_left_to_kernels_that_scale_and_shift_them_as_they_expand():
+    first, second = (SlotSide((affine,)) for affine in affines(torch.float32))
+    table = Sides(first, second).table
+    columns = (slice(0, WIDTH),)
+    module = LoraModule(0, torch.zeros(8, 1, 4), torch.zeros(8, WIDTH), columns, table)
+    y, segments = random(2, WIDTH, seed=8), build_segments([0, 1])
+    table.columns_in_expand = True
+    out = y.clone()
+    change_columns(module, segments, out=out)
+    assert torch.equal(out, y)
+    table.columns_in_expand = False
+    change_columns(module, segments, out=out)
+    assert not torch.equal(out, y)

@@ -37,3 +37,14 @@ def test_the_tiles_of_chosen_rows_name_their_places_among_them():
     assert chosen.num_tokens == 4
     assert [(tile.slot, chosen.rows(tile).tolist()) for tile in chosen.tiles] == [(2, [2]), (5, [0, 3])]
     assert [tile.first_row for tile in chosen.tiles] == [2, None]
+
+
+def test_moved_segments_describe_the_heads_rows_without_reading_any_back():
+    segments, rows = build_segments([1, 0, None, 1]), torch.tensor([3, 1])
+    on_device = segments.order.to("meta")
+    moved = segments.moved(on_device, segments.of_rows(rows))
+    assert moved.order is on_device
+    assert (moved.tiles, moved.num_tokens) == (segments.tiles, 4)
+    # On meta nothing can be read: what the head gets was described before.
+    assert moved.of_rows(rows.to("meta")).tiles == segments.of_rows(rows).tiles
+    assert segments.moved(on_device).of_rows(rows.to("meta")).tiles == ()

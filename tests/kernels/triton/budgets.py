@@ -29,6 +29,7 @@ POINTERS = ("x", "a", "b", "out", "hidden", "order", "tiles", "num_tiles", "page
 TYPES = {
     **dict.fromkeys(POINTERS, "*i32:16"),
     **dict.fromkeys(("x", "a", "b", "out"), "*bf16:16"),
+    "affines": "*i64:16",
     "hidden": "*fp32:16",
     **dict.fromkeys(("in_features", "out_features", "stride_x", "stride_out", "stride_split"), "i32:16"),
     "stride_pages": "i32",

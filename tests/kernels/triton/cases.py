@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernels.lora.pool import PAGE_ROWS, LoraModule, SlotRows, SlotTable
 from kernels.lora.segments import build_segments
+from kernels.lora.side import Affine, SlotSide
 from kernels.lora.triton.configs import TILE_HEIGHTS, BlockTable, rank_bound
 from kernels.lora.triton.ops import TritonLoraOps
 from kernels.lora.triton.tiles import LaunchShape
@@ -35,6 +36,7 @@ class Case:
     dtype: torch.dtype
     device: str = "cpu"
     seed: int = 0
+    affine: bool = False  # slots scale and shift their columns as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def build(case: Case) -> Problem:
     for ranks, count in zip(case.ranks, num_pages, strict=True):
         pages, shuffled = tuple(shuffled[:count]), shuffled[count:]
         # Module 0 is another module: its ranks must not be taken.
-        rows.append(None if ranks is None else SlotRows(pages, ((3,), ranks)))
+        side = made_side(case, len(rows), columns, ranks or (), generator) if case.affine else None
+        rows.append(None if ranks is None else SlotRows(pages, ((3,), ranks), side))
         for i, rank in enumerate(ranks or ()):
             if rank:
                 index = SlotRows(pages, ()).row_index(rank)
@@ -94,6 +97,22 @@ def build(case: Case) -> Problem:
     a, b, x, base = (tensor.to(case.device, case.dtype) for tensor in (a, b, x, base))
     module = LoraModule(1, a, b, columns, SlotTable(rows))
     return Problem(module, x[:, : case.in_features], base)
+
+
+def made_side(
+    case: Case, slot: int, columns: Sequence[slice], ranks: Sequence[int], generator: torch.Generator
+) -> SlotSide | None:
+    """By slot in turn: scale and shift, a scale, a shift, none; NaN in columns of no rank."""
+    parts = []
+    for wanted in (slot % 4 in (0, 1), slot % 4 in (0, 2)):
+        values = torch.full((sum(case.widths),), NAN)
+        for piece, rank in zip(columns, ranks, strict=True) if ranks else ():
+            if rank:
+                values[piece] = 1 + torch.randn(piece.stop - piece.start, generator=generator) / 4
+        parts.append(values.to(case.device) if wanted else None)
+    # The other module's are NaN: they must not be taken.
+    other = Affine(torch.full((1,), NAN), torch.full((1,), NAN))
+    return SlotSide((other, Affine(*parts))) if any(part is not None for part in parts) else None
 
 
 def operations(case: Case, problem: Problem, blocks: BlockTable | None = None) -> TritonLoraOps:
@@ -140,6 +159,12 @@ def oracle(case: Case, problem: Problem) -> tuple[Tensor, Tensor]:
             index, columns = bound.row_index(rank), module.columns[i]
             hidden = problem.x[tokens].double() @ module.a[index, i].double().T
             b = module.b[index, columns].double()
+            affine = bound.side.affines[module.index] if bound.side else None
+            if rank and affine is not None:
+                scale = torch.ones(()) if affine.scale is None else affine.scale[columns]
+                shift = torch.zeros(()) if affine.shift is None else affine.shift[columns]
+                result[tokens, columns] = result[tokens, columns] * scale.double() + shift.double()
+                size[tokens, columns] = size[tokens, columns] * scale.double().abs() + shift.double().abs()
             result[tokens, columns] += hidden @ b
             size[tokens, columns] += hidden.abs() @ b.abs()
     return result, size

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kernels.lora.triton.configs import load_table
-from tests.kernels import gpu
+from tests.kernels.gpu import run as gpu
 from tests.kernels.triton import step_time
 from tests.kernels.triton.cases import BOUND
 from tests.kernels.triton.roofline import Model, Projection

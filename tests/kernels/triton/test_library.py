@@ -33,7 +33,11 @@ def test_fake_tensors_go_through_both_operators_without_a_launch():
         table, hidden = torch.empty(2, 4, dtype=torch.int32), torch.empty(2, 4, 1, 16)
         shared = (table, table, table[0], table, table[0, :1])
         library.lora_shrink(x, a, *shared, (16, 1, 16), (16, 64, 2, 4, 3), False, hidden)
-        library.lora_expand(hidden, b, *shared, table, 16, True, (16, 1, 16), (32, 16, 4, 2), False, y)
+        affines, blocks = torch.empty(2, 2, dtype=torch.int64), table
+        step = shared[2:]
+        library.lora_expand(
+            hidden, b, table, table, affines, *step, blocks, 16, True, (16, 1, 16), (32, 16, 4, 2), False, y
+        )
 
 
 @pytest.mark.parametrize("which", ["shrink", "expand"])

@@ -39,12 +39,26 @@ EXPAND = {
     "other tokens are written": ("out + token[:, None]", "out + (start + rows).to(tl.int64)[:, None]"),
     "the rank of slice 0 is used": ("ranks + slot * SLICES_PAD + piece", "ranks + slot * SLICES_PAD"),
     "pages are taken as consecutive": ("page_list + rank_row // PAGE", "page_list + rank_row * 0"),
+    "the base is not scaled": ("* scale[None, :] + shift", "+ shift"),
+    "the base is not shifted": ("* scale[None, :] + shift[None, :]", "* scale[None, :]"),
+    "the sum is scaled": ("(base + acc)", "((base - shift[None, :]) + acc * scale[None, :] + shift[None, :])"),
+    "scale and shift are swapped": ("shift_at = tl.load(affines + slot * 2 + 1)", "shift_at = scale_at"),
+    "another slot's scale is taken": ("scale_at = tl.load(affines + slot * 2)", "scale_at = tl.load(affines)"),
+    "a slot without a scale reads one": ("(column < end), other=neutral", "(column < end), other=0.5"),
 }
 # fmt: on
 
 CASES = (
     Case(200, (40, 72, 24), mixed_ranks(11, 3), mixed_slots(18, 6), torch.bfloat16),
     Case(1040, (40,), mixed_ranks(80, 1)[:2], (0, 1, None), torch.bfloat16),
+    Case(
+        40,
+        (40, 24),
+        (*mixed_ranks(4, 2)[:2], (4, 4), (4, 4)),
+        (1, 0, 3, None, 2),
+        torch.bfloat16,
+        affine=True,
+    ),
 )
 
 

@@ -6,6 +6,7 @@ import torch
 from kernels.lora.pool import LoraModule, SlotRows, SlotTable
 from kernels.lora.reference import reference_lora
 from kernels.lora.segments import build_segments
+from kernels.lora.side import Affine, SlotSide
 from kernels.lora.triton.errors import LaunchRefused
 from kernels.lora.triton.ops import TritonLoraOps
 from tests.kernels.triton.cases import (
@@ -55,6 +56,41 @@ def test_tall_tiles_of_long_segments_equal_fp64():
 
 def test_a_captured_launch_has_surplus_programs_that_do_nothing():
     assert worst_error([case(576, 16, 24, torch.bfloat16)], captured=True) < BOUND
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_are_scaled_and_shifted_before_lora_is_added(dtype: torch.dtype):
+    # Of DoRA and of biases: with either, with both, with none, and not where a slice has no rank.
+    for rank, captured in ((11, False), (16, True), (80, False)):
+        ranks = (*mixed_ranks(rank, 2)[:3], (rank, rank), None)
+        mixed = Case(200, (72, 40), ranks, mixed_slots(20, len(ranks)), dtype, affine=True)
+        assert worst_error([mixed], captured=captured) < BOUND
+    tall = Case(64, (192, 64), mixed_ranks(8, 2), (0,) * 70 + (None,) * 3 + (2, 1) * 40, dtype, affine=True)
+    assert worst_error([tall]) < BOUND
+
+
+def test_a_slot_bound_anew_takes_its_own_scale_and_shift():
+    problem = build(small := Case(64, (32,), ((8,), (8,)), (0, 1, None), torch.bfloat16, affine=True))
+    ops, module, slots = operations(small, problem), problem.module, problem.module.slots
+    bound = list(slots.rows)
+    for rows in (bound, [bound[1], bound[0]], bound):
+        for slot, row in enumerate(rows):
+            slots.bind(slot, row)
+        segments, out = build_segments(small.slots), problem.base.clone()
+        ops.add(problem.x, module, segments, out=out)
+        assert error(small, problem, out) < BOUND
+
+
+def test_a_scale_that_the_kernel_cannot_read_is_refused():
+    problem = build(small := Case(64, (32,), ((8,),), (0,), torch.bfloat16, affine=True))
+    slots, segments = problem.module.slots, build_segments((0,))
+    (rows,) = slots.rows
+    assert rows is not None
+    for scale in (torch.ones(32, dtype=torch.half), torch.ones(64)[::2], torch.ones(33)[1:]):
+        side = SlotSide((None, Affine(scale)))
+        slots.bind(0, SlotRows(rows.pages, rows.ranks, side))
+        with pytest.raises(LaunchRefused, match="scale"):
+            operations(small, problem).prepare(segments)
 
 
 @pytest.mark.parametrize("in_features", [40, 200, 328])

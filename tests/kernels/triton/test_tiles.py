@@ -5,7 +5,7 @@ import torch
 
 from kernels.lora.segments import build_segments
 from kernels.lora.triton.errors import LaunchRefused
-from kernels.lora.triton.tiles import LaunchShape, TileBuffers, cut, tile_height
+from kernels.lora.triton.tiles import LaunchShape, TileBuffers, cut, lay_out, tile_height
 from tests.kernels.triton.cases import mixed_slots
 
 
@@ -46,6 +46,20 @@ def test_more_than_the_launch_has_room_for_is_refused():
         buffers.write(build_segments([0, 1]), LaunchShape(16, 1, 16))
     with pytest.raises(LaunchRefused, match="tokens: 5"):
         buffers.write(build_segments([0] * 5), LaunchShape(16, 4, 16))
+
+
+def test_tiles_laid_out_on_the_host_are_what_the_buffers_write():
+    segments, shape = build_segments([3, None, 1, 3]), LaunchShape(16, 4, 16)
+    buffers = TileBuffers(4, 4, torch.device("cpu")).write(segments, shape)
+    laid = lay_out(segments, shape, max_tokens=4)
+    assert (laid.order.shape, laid.tiles.shape, laid.shape) == ((4,), (4, 4), shape)
+    assert laid.order[:3].tolist() == buffers.order[:3].tolist()
+    assert laid.tiles[:2].tolist() == buffers.tiles[:2].tolist()
+    assert laid.num_tiles.tolist() == [2]
+    with pytest.raises(LaunchRefused, match="tiles: 2"):
+        lay_out(segments, LaunchShape(16, 1, 16))
+    with pytest.raises(LaunchRefused, match="tokens: 3"):
+        lay_out(segments, shape, max_tokens=2)
 
 
 def test_tall_tiles_are_for_many_tokens_of_one_adapter():

@@ -1,0 +1,58 @@
+// Cuts a call into units, each computed by one thread from begin to end, and says what scratch one needs.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "calls.h"
+
+namespace {
+
+// Tokens of a unit: as many as LORA_TOKENS unless threads would be left without one.
+inline int64_t lora_height(const LoraCall& call, int64_t num_threads) {
+  for (int64_t height = LORA_TOKENS;; height /= 2) {
+    int64_t units = 0;
+    for (int64_t tile = 0; tile < call.num_tiles; tile++)
+      units += (call.tiles[tile].length + height - 1) / height;
+    if (units >= num_threads || height == MIN_LORA_TOKENS) return height;
+  }
+}
+
+inline void lora_units(const LoraCall& call, int64_t num_threads, std::vector<LoraUnit>& units) {
+  const int64_t height = lora_height(call, num_threads);
+  for (int64_t tile = 0; tile < call.num_tiles; tile++)
+    for (int64_t first = 0; first < call.tiles[tile].length; first += height)
+      units.push_back({tile, first, std::min(height, call.tiles[tile].length - first)});
+}
+
+// Addresses of B's rows, then the tokens' hidden values.
+inline size_t lora_scratch(const LoraCall& call) {
+  return size_t(call.max_rank) * size_t(LORA_TOKENS * call.num_slices + FLOATS_PER_ADDRESS);
+}
+
+inline int64_t group_queries(const AttentionCall& call) {
+  return std::max<int64_t>(1, QUERY_ROWS / (call.num_heads / call.kv_heads));
+}
+
+inline void attention_units(const AttentionCall& call, std::vector<AttentionUnit>& units) {
+  const int64_t queries = group_queries(call);
+  for (int64_t chunk = 0; chunk < call.num_chunks; chunk++)
+    for (int64_t first = 0; first < call.chunks[chunk].length; first += queries)
+      for (int64_t head = 0; head < call.kv_heads; head++)
+        units.push_back({chunk, head, first, std::min(queries, call.chunks[chunk].length - first)});
+}
+
+inline size_t attention_scratch(const AttentionCall& call) {
+  const int64_t rows = group_queries(call) * (call.num_heads / call.kv_heads);
+  return size_t(rows) * size_t(KEYS + call.v_head_dim + 2 + 2 * FLOATS_PER_ADDRESS);
+}
+
+// Of the calling thread, at least this large; kept from call to call.
+inline float* own_scratch(size_t floats) {
+  thread_local std::vector<float> scratch;
+  if (scratch.size() < floats) scratch.resize(floats);
+  return scratch.data();
+}
+
+}  // namespace

@@ -1,0 +1,78 @@
+"""What packing an adapter costs beside reading its bytes: Llama-3-8B's shapes, rank 16, all linear.
+
+One thread does both, as a loader thread does, from a warm page cache. Packing is from the tensors of a
+parsed file (views of its bytes) to the rank pool's layout, every number checked. Both put 84 MB into memory
+that is new to the process, whose page faults cost several times the copying; the read into memory that is
+there already is measured beside it.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors.torch import save_file
+
+from data_plane.adapters.peft_json import parse_peft_config
+from tests.benchmarks import llama_shapes
+from tests.benchmarks.interleaved import Measure, Rounds, interleave
+from tests.benchmarks.synthetic import ALL_LINEAR, peft_config
+
+RANK = 16
+NUM_ROUNDS = 15
+NUM_WARM_UPS = 2
+READ, READ_AGAIN, PACK = "raw read", "raw read into the same buffer", "pack"
+
+
+def measure() -> dict[str, float]:
+    """load_vs_read."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "adapter_model.safetensors"
+        save_file(llama_shapes.tensors(RANK), path)
+        # A thread of its own, because loader threads compute alone (data_plane/openmp.py).
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as loader:
+            rounds = loader.submit(_rounds, path).result()
+        print(f"  {path.stat().st_size / 1e6:.0f} MB")
+    rounds.describe("ms", 1000)
+    return {
+        "load_vs_read": rounds.ratio(PACK, READ),
+        "load_vs_reused_read": rounds.ratio(PACK, READ_AGAIN),
+    }
+
+
+def _rounds(path: Path) -> Rounds:
+    packer = llama_shapes.packer(RANK)
+    config = parse_peft_config(json.dumps(peft_config(RANK, ALL_LINEAR)).encode())
+    data = path.read_bytes()
+    buffer = bytearray(len(data))
+    tensors = safetensors.torch.load(data)
+    return interleave(
+        {
+            READ: _seconds(path.read_bytes),
+            READ_AGAIN: _seconds(lambda: _read_into(path, buffer)),
+            "parse": _seconds(lambda: safetensors.torch.load(data)),
+            PACK: _seconds(lambda: packer.pack(tensors, config)),
+        },
+        NUM_ROUNDS,
+        num_warm_ups=NUM_WARM_UPS,
+    )
+
+
+def _read_into(path: Path, buffer: bytearray) -> None:
+    with path.open("rb", buffering=0) as file:
+        file.readinto(buffer)
+
+
+def _seconds(work: Callable[[], object]) -> Measure:
+    def measure(number: int) -> float:
+        began_s = time.perf_counter()
+        result = work()
+        took_s = time.perf_counter() - began_s
+        del result  # freeing it is not part of the work
+        return took_s
+
+    return measure

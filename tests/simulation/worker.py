@@ -1,0 +1,45 @@
+"""SimulatedWorker: one of many without a model: no Inference server, reports as seldom as a real one."""
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+
+from protos.sync.v1 import sync_pb2 as sync
+from tests.control_plane.fake_worker import FakeWorker
+
+REPORT_EVERY_S = 0.05  # as the real worker: changes within it are one report
+RECONNECT_S = 0.1
+
+
+class SimulatedWorker(FakeWorker):
+    """Keeps a Sync stream with the first of some control planes that takes it."""
+
+    def __init__(self, worker_id: str, key: str, channels: Sequence[grpc.aio.Channel]) -> None:
+        super().__init__("", key, worker_id, cpu_bytes=1 << 40)
+        self.address = "127.0.0.1:1"  # nobody sends it requests
+        self.num_reports = 0
+        self.num_connects = 0
+        self._channels = list(channels)
+
+    async def begin(self) -> None:
+        """Connect, and go on connecting."""
+        self._tasks = [asyncio.create_task(self._stay())]
+
+    async def _stay(self) -> None:
+        while True:
+            self._channel = self._channels[0]
+            self._outbox = asyncio.Queue()
+            self.num_connects += 1
+            await self._sync()
+            self._channels = [*self._channels[1:], self._channels[0]]
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _report(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            observed = sync.ObservedState(status=self.status())
+            self._outbox.put_nowait(sync.WorkerMessage(observed=observed))
+            self.num_reports += 1
+            await asyncio.sleep(REPORT_EVERY_S)
