@@ -52,10 +52,12 @@ from control_plane.registry.trials import Trials
 from control_plane.resolvers.build import build_chain
 from control_plane.resolvers.chain import ResolverChain
 from control_plane.workers.direct import DirectRequests
+from control_plane.workers.direct_trials import DirectTrials
 from control_plane.workers.directory import Directory
 from control_plane.workers.dispatch import Dispatcher
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.leader import Leadership
+from control_plane.workers.leaving import Leaving
 from control_plane.workers.ledger import Ledger
 from control_plane.workers.operator import Operator
 from control_plane.workers.outage import ride_out
@@ -121,8 +123,13 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
     ledger = Ledger(redis, time.time)
     leadership = Leadership(redis, replica=replica, lease_s=settings.leader_lease_ttl_s, clock=time.monotonic)
     slots = SlotClaims(redis, settings.default_limits, settings.reservation_ttl_s)
+    trials = Trials(redis, registry)
     direct = DirectRequests(
-        quotas, slots, DirectGrants(grant_keys.known), reservation_ttl_s=settings.reservation_ttl_s
+        quotas,
+        slots,
+        DirectGrants(grant_keys.known),
+        reservation_ttl_s=settings.reservation_ttl_s,
+        ended=DirectTrials(registry, trials).note,
     )
     sessions = Sessions(
         directory,
@@ -134,6 +141,7 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         command_timeout_s=settings.command_timeout_s,
         new_id=_new_id,
         heard=fleet.heard,
+        may_leave=Leaving(fleet, time.monotonic).may_leave,
     )
     dispatcher = Dispatcher(
         redis,
@@ -159,7 +167,6 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         local_share=_local_share(settings),
         first_token=metrics.calls.first_token,
     )
-    trials = Trials(redis, registry)
     residency, in_flight = Residency(slots, fleet, registry, operator), InFlight()
     prefetch = Prefetch(dispatcher, leadership)
     relay = Relay(

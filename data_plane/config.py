@@ -54,10 +54,10 @@ class EngineConfig(RemoteConfig):
     max_num_seqs: int = Field(default=64, ge=1, description="sequences in one step")
     max_num_batched_tokens: int = Field(default=512, ge=1, description="tokens computed in one step")
     block_size: int = Field(
-        default=16,
-        ge=1,
-        description="tokens in a KV-cache block; the paged attention built into torch for GPUs takes "
-        "multiples of 256",
+        default=0,
+        ge=0,
+        description="tokens in a KV-cache block; 0: the platform chooses, 16 on a CPU and on a GPU 256, of "
+        "which the paged attention built into torch takes multiples",
     )
     kv_cache_bytes: int = Field(
         default=1 << 30,

@@ -26,6 +26,8 @@ class DirectUsage:
     prompt_tokens: int = 0  # 0: nothing was computed
     completion_tokens: int = 0
     cold: bool | None = None  # its adapter was read from disk or source; None: it never was needed
+    failed: bool = False  # and not by what its client sent or did
+    first_token_s: float | None = None  # from its arrival, without the loading of its adapter
 
 
 @dataclass(frozen=True, slots=True)

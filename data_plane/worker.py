@@ -106,11 +106,11 @@ class Worker:
                 kv_blocks=runtime.num_blocks,
             ),
             model=runtime.model_name,
-            block_size=settings.block_size,
+            block_size=runtime.block_size,
         )
 
     async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, or until the engine dies; return the exit code."""
+        """Serve until SIGTERM or SIGINT, a finished drain or the engine's death; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopped.set)
         server, port = self._server()
@@ -176,6 +176,7 @@ class Worker:
                 direct=self._direct,
                 replace_grant_keys=self._grants.replace_keys,
                 on_connected=self._health.connected,
+                on_leave=self._stopped.set,
             )
             self._engine.on_status(lambda: self._loop.call_soon_threadsafe(client.status_changed))
             stream = asyncio.create_task(client.run())
@@ -206,6 +207,7 @@ class Worker:
                 self._settings,
                 slot_bytes=runtime.rank_pool.num_pages * runtime.rank_pool.page_bytes,
                 num_blocks=runtime.num_blocks,
+                block_size=runtime.block_size,
                 max_model_len=runtime.max_model_len,
             ),
         )

@@ -16,8 +16,8 @@ from google.protobuf.message import Message
 from control_plane.access.audit import BEGUN, AuditEvent, AuditLog
 from control_plane.api.caller import caller, request_id
 from control_plane.api.roles import is_open
-from control_plane.api.texts import clipped
 from control_plane.errors import StoreUnavailable, Unauthenticated
+from control_plane.texts import clipped
 
 # Methods that change nothing. Any other is audited, so a new one cannot be forgotten.
 READS = frozenset(
@@ -33,7 +33,12 @@ READS = frozenset(
     for method in methods
 )
 MAX_TARGET_BYTES = 256
-_NAMES = frozenset({"tenant", "name", "adapter", "key_id", "worker_id", "worker_ids", "revision", "role"})
+_NAMES = frozenset(
+    {
+        *("tenant", "name", "adapter", "key_id", "worker_id", "worker_ids", "revision", "role"),
+        *("shared_with", "with_tenants"),
+    }
+)
 _log = structlog.get_logger(__name__)
 
 

@@ -107,6 +107,16 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         key = _key(request.tenant, request.name)
         return await self._shown(await self._registry.pin(key, PinTier.NONE))
 
+    async def ShareAdapter(self, request: pb.ShareAdapterRequest, context: Context) -> pb.Adapter:
+        """Let other tenants use it."""
+        key = _key(request.tenant, request.name)
+        return await self._shown(await self._registry.share(key, request.with_tenants))
+
+    async def UnshareAdapter(self, request: pb.UnshareAdapterRequest, context: Context) -> pb.Adapter:
+        """Take that back."""
+        key = _key(request.tenant, request.name)
+        return await self._shown(await self._registry.unshare(key, request.with_tenants))
+
     async def DeleteAdapter(
         self, request: pb.DeleteAdapterRequest, context: Context
     ) -> pb.DeleteAdapterResponse:

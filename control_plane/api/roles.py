@@ -23,6 +23,8 @@ _BY_ROLES = {
         "EndCanary",
         "PinAdapter",
         "UnpinAdapter",
+        "ShareAdapter",
+        "UnshareAdapter",
         "DeleteAdapter",
         "WatchAdapters",
         "LoadAdapter",

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from control_plane import errors
-from control_plane.api.texts import clipped
+from control_plane.texts import clipped
 
 DOMAIN = "loraplane"
 DETAILS_METADATA = "grpc-status-details-bin"

@@ -66,7 +66,7 @@ def _row(adapter: pb.Adapter) -> tuple[object, ...]:
         current.rank,
         size(current.size_bytes),
         enum_label(pb.RevisionState.Name(current.state), "REVISION_STATE_"),
-        "; ".join(f"{problem.worker_id}: {problem.reason}" for problem in adapter.problems),
+        current.failure or "; ".join(f"{one.worker_id}: {one.reason}" for one in adapter.problems),
     )
 
 
@@ -184,6 +184,30 @@ def rollback(
     """Make an older revision current again."""
     request = pb.RollbackRequest(tenant=tenant, name=name, revision=revision)
     session.show(_call(session, "Rollback", request), print_adapter)
+
+
+@command(app)
+def share(
+    session: Session,
+    name: Name,
+    with_tenant: Annotated[list[str], typer.Option("--with", help="a tenant; repeat for more")],
+    tenant: Tenant = "",
+) -> None:
+    """Let other tenants use an adapter, as `owner/name`."""
+    request = pb.ShareAdapterRequest(tenant=tenant, name=name, with_tenants=with_tenant)
+    session.show(_call(session, "ShareAdapter", request), print_adapter)
+
+
+@command(app)
+def unshare(
+    session: Session,
+    name: Name,
+    with_tenant: Annotated[list[str], typer.Option("--with", help="a tenant; repeat for more")],
+    tenant: Tenant = "",
+) -> None:
+    """Take sharing back: their next request is refused."""
+    request = pb.UnshareAdapterRequest(tenant=tenant, name=name, with_tenants=with_tenant)
+    session.show(_call(session, "UnshareAdapter", request), print_adapter)
 
 
 @command(app)

@@ -4,22 +4,61 @@ Knows nothing of Redis; the store commits a result only if nothing changed in be
 that changes nothing returns an equal adapter.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from control_plane.errors import NotFound, StaleRevision
 from control_plane.registry import traffic, traffic_edits
-from control_plane.registry.types import Adapter, NewAdapter, PinTier, ReloadPolicy, Revision
+from control_plane.registry.types import (
+    Adapter,
+    NewAdapter,
+    PinTier,
+    ReloadPolicy,
+    Revision,
+    RevisionState,
+)
 from control_plane.resolvers.types import Resolved
+from control_plane.texts import clipped
 
 MAX_REVISIONS = 16  # kept per adapter; the oldest goes first, the current one never
 
 
 def created(new: NewAdapter, resolved: Resolved, now_s: float) -> Adapter:
     """Return a new adapter with revision 1."""
+    return _new(new, _revision(1, resolved, now_s), now_s)
+
+
+def pending(new: NewAdapter, now_s: float) -> Adapter:
+    """Return a new adapter whose source is being read."""
+    revision = Revision(
+        number=1,
+        digest="",
+        source=new.source,
+        rank=0,
+        target_modules=(),
+        size_bytes=0,
+        state=RevisionState.RESOLVING,
+        created_s=now_s,
+    )
+    return _new(new, revision, now_s)
+
+
+def failed(adapter: Adapter, reason: str) -> Adapter:
+    """Return an adapter that never was READY with the reason."""
+    revision = replace(adapter.current, state=RevisionState.FAILED, failure=clipped(reason))
+    return replace(adapter, revisions=(revision,))
+
+
+def declares(stored: Adapter, pending: Adapter) -> bool:
+    """Whether what is stored is this very registration, still being read."""
+    return stored == replace(pending, generation=stored.generation, resource_version=stored.resource_version)
+
+
+def _new(new: NewAdapter, revision: Revision, now_s: float) -> Adapter:
     return Adapter(
         key=new.key,
         base_model=new.base_model,
-        revisions=(_revision(1, resolved, now_s),),
+        revisions=(revision,),
         current_revision=1,
         generation=0,
         resource_version=0,
@@ -67,6 +106,11 @@ def published(
     """
     check_expected(adapter, expected_revision)
     adapter = replace(adapter, reload_policy=policy or adapter.reload_policy)
+    if not adapter.current.ready:  # the first weights that can be served
+        number = adapter.current_revision + 1
+        return replace(
+            adapter, revisions=(_revision(number, resolved, now_s),), current_revision=number, traffic=()
+        )
     revision = _revision(adapter.revisions[-1].number + 1, resolved, now_s)
     known = adapter.revisions if keep_current else (adapter.current,)
     if any(revision.digest == kept.digest for kept in known):
@@ -95,6 +139,16 @@ def rolled_back(adapter: Adapter, number: int, expected_revision: int | None, no
 def pinned(adapter: Adapter, tier: PinTier) -> Adapter:
     """Return it pinned in a tier; NONE takes the pin back."""
     return replace(adapter, pin=tier)
+
+
+def shared(adapter: Adapter, tenants: Collection[str]) -> Adapter:
+    """Return it shared with these tenants too."""
+    return replace(adapter, shared_with=tuple(sorted({*adapter.shared_with, *tenants})))
+
+
+def unshared(adapter: Adapter, tenants: Collection[str]) -> Adapter:
+    """Return it shared with these tenants no more."""
+    return replace(adapter, shared_with=tuple(one for one in adapter.shared_with if one not in tenants))
 
 
 def check_expected(adapter: Adapter, expected_revision: int | None) -> None:

@@ -4,7 +4,7 @@ A page token is the id (`tenant/name`) of the page's last adapter, so that a lis
 correctly whatever is registered or deleted meanwhile.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
 from control_plane.errors import InvalidArgument
 from control_plane.registry import names
@@ -42,6 +42,21 @@ def size_of(page_size: int) -> int:
     if page_size < 0:
         raise InvalidArgument("page_size", page_size, "must be at least 0")
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+async def merged(
+    one: AsyncIterator[Adapter], other: AsyncIterator[Adapter], *, key: Callable[[Adapter], str]
+) -> AsyncGenerator[Adapter, None]:
+    """Yield both, each in order, in one order."""
+    first, second = await anext(one, None), await anext(other, None)
+    while first is not None or second is not None:
+        if second is None or (first is not None and key(first) < key(second)):
+            assert first is not None
+            yield first
+            first = await anext(one, None)
+        else:
+            yield second
+            second = await anext(other, None)
 
 
 async def page(

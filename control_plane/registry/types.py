@@ -53,6 +53,11 @@ class Revision:
     failure: str = ""
     created_s: float = 0.0  # Unix time, from Redis
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can be served."""
+        return self.state is RevisionState.READY
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficWeight:

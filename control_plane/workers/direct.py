@@ -7,7 +7,7 @@ request that nobody tells of, the reservation expires.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -28,6 +28,13 @@ _log = structlog.get_logger(__name__)
 Settled = Callable[[str], None]  # tells the worker that a request's account is closed
 
 
+Ended = Callable[[Grant, sync.DirectUsage], Awaitable[None]]  # told once of each
+
+
+async def _unheard(grant: Grant, usage: sync.DirectUsage) -> None:
+    """Where nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     grant: Grant
@@ -39,11 +46,18 @@ class DirectRequests:
     """Direct requests of this replica's workers."""
 
     def __init__(
-        self, quotas: Quotas, slots: SlotClaims, grants: DirectGrants, *, reservation_ttl_s: float
+        self,
+        quotas: Quotas,
+        slots: SlotClaims,
+        grants: DirectGrants,
+        *,
+        reservation_ttl_s: float,
+        ended: Ended = _unheard,
     ) -> None:
         self._quotas = quotas
         self._slots = slots
         self._grants = grants
+        self._tell_ended = ended
         self._renew_every_s = reservation_ttl_s / RENEWALS_PER_TTL
         self._running: dict[str, dict[str, Grant]] = {}  # session → as it came → what it says
         self._ended: asyncio.Queue[_End] = asyncio.Queue(MAX_WAITING)
@@ -106,6 +120,7 @@ class DirectRequests:
             await self._slots.count_cold_load(grant.adapter.tenant)
         if (claim := _claim(grant)) is not None:
             await self._slots.end(claim, cold=cold)
+        await self._tell_ended(grant, usage)
 
 
 def _reservation(grant: Grant) -> Reservation:

@@ -59,7 +59,7 @@ class Directory:
         record = (keys.worker(worker.worker_id), keys.WORKER_IDS, keys.WORKER_CHANGES)
         body = _body(worker)
         arguments = (worker.worker_id, worker.session, worker.replica, body, _ms(lease_s))
-        await _HELLO.run(self._redis, record, (*arguments, RETENTION_MS, MAX_CHANGES))
+        await _HELLO.run(self._redis, record, (*arguments, RETENTION_MS, MAX_CHANGES, worker.instance_id))
 
     async def report(self, worker: Worker, *, changed: bool, lease_s: float) -> bool:
         """Renew the lease and store what changed; False when another session speaks for the worker."""

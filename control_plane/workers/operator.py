@@ -9,7 +9,7 @@ starts anew.
 import asyncio
 from collections.abc import Sequence
 
-from control_plane.errors import InvalidArgument, NotFound, NoWorker
+from control_plane.errors import InvalidArgument, NotFound, NoWorker, Refused
 from control_plane.placement import commands
 from control_plane.placement.commands import Command
 from control_plane.placement.plan import holders
@@ -40,7 +40,11 @@ class Operator:
         self._num_holders = num_holders
 
     async def load(self, adapter: Adapter, worker_ids: Sequence[str], *, inplace: bool) -> tuple[Report, ...]:
-        """Load the current revision; `inplace` reads its source again where it is loaded."""
+        """Load the current revision; `inplace` reads its source again where it is loaded.
+
+        Raises Refused for one that is not READY.
+        """
+        _check_ready(adapter)
         workers = self._named(worker_ids) or self._placed(adapter)
         return await self._all(
             workers,
@@ -68,7 +72,11 @@ class Operator:
     async def reload(
         self, adapter: Adapter, worker_ids: Sequence[str], *, policy: ReloadPolicy
     ) -> tuple[Report, ...]:
-        """Read the current revision anew, on all that hold the adapter unless workers are named."""
+        """Read the current revision anew, on all that hold the adapter unless workers are named.
+
+        Raises Refused for one that is not READY.
+        """
+        _check_ready(adapter)
         workers = self._named(worker_ids) or self._holding(adapter)
         return await self._all(
             workers, [commands.reload(worker.worker_id, adapter, policy=policy) for worker in workers]
@@ -105,6 +113,11 @@ class Operator:
 
     def _holding(self, adapter: Adapter) -> list[Worker]:
         return [worker for worker in self._fleet.workers() if worker.live and _held_digests(worker, adapter)]
+
+
+def _check_ready(adapter: Adapter) -> None:
+    if not adapter.current.ready:
+        raise Refused(f"adapter {str(adapter.key)!r} is {adapter.current.state.value}: publish it first")
 
 
 def _held_digests(worker: Worker, adapter: Adapter) -> list[str]:

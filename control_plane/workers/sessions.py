@@ -103,10 +103,12 @@ class Sessions:
         command_timeout_s: float,
         new_id: Callable[[], str],
         heard: Callable[[Worker, float], None],
+        may_leave: Callable[[str], bool] = lambda worker_id: False,
     ) -> None:
         self._directory = directory
         self._direct = direct
         self._heard = heard
+        self._may_leave = may_leave
         self._leadership = leadership
         self._replica = replica
         self._grant_keys = grant_keys
@@ -214,6 +216,7 @@ class Sessions:
                 grant_keys=[
                     sync.GrantKey(key_id=key_id, public_key_pem=pem) for key_id, pem in self._grant_keys()
                 ],
+                may_leave=self._may_leave(session.worker.worker_id),
             )
             await session.outbox.put(sync.ControlMessage(lease=lease))
             await asyncio.sleep(self._lease_s / LEASES_PER_TTL)

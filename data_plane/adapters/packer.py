@@ -5,17 +5,19 @@ used by loader threads, several at once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from data_plane.adapters.base_weights import BaseWeights
+from data_plane.adapters.buffers import Buffers
 from data_plane.adapters.layout import AdapterLayout
 from data_plane.adapters.matching import match_tensors
 from data_plane.adapters.packing import PackedLora, pack, pack_zeros
 from data_plane.adapters.peft_config import PeftConfig
 from data_plane.errors import AdapterRefused
+from kernels.cpu.matrices import MatrixCopier, TorchCopier
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +29,31 @@ class LoraPacker:
     max_rank: int
     max_side_bytes: int  # of one adapter, beside its rank rows
     dtype: torch.dtype
-    # Into memory that a GPU's copies read by themselves; a CPU has no other.
+    # Rank rows are packed into these: memory that a GPU's copies read by themselves, where there is one.
+    buffers: Buffers = field(default_factory=Buffers)
+    # Brings the side there too; a CPU has no other memory.
     staging: Callable[[Tensor], Tensor] | None = None
+    copier: MatrixCopier = field(default_factory=TorchCopier)
 
     def pack(self, tensors: Mapping[str, Tensor], config: PeftConfig) -> PackedLora:
         """Tensors by the names PEFT gives them, packed; raise AdapterRefused unless all of them apply."""
         self._refuse_ranks(config)
         packed = pack(
-            match_tensors(tensors, config, self.layout, self.base), self.layout, self.base, self.dtype
+            match_tensors(tensors, config, self.layout, self.base),
+            self.layout,
+            self.base,
+            self.dtype,
+            buffers=self.buffers,
+            copier=self.copier,
         )
         if packed.side_bytes > self.max_side_bytes:
             raise AdapterRefused(
                 f"its embedding, output head, DoRA scales and biases take {packed.side_bytes} bytes, "
                 f"above the {self.max_side_bytes} that lora_side_bytes gives each slot"
             )
-        return packed if self.staging is None else packed.moved(self.staging)
+        if self.staging is None or packed.side is None:
+            return packed
+        return replace(packed, side=packed.side.moved(self.staging))
 
     def dummy(self, rank: int) -> PackedLora:
         """An adapter of zeros on every projection, for warm-up: it costs what a real one costs."""

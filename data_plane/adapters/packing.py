@@ -7,21 +7,23 @@ past a slice's own rank are zero. Scaling, and DoRA's scale of each column, are 
 fp32, before the cast. What is no rank row is in `side`.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from data_plane.adapters.base_weights import BaseWeights
+from data_plane.adapters.buffers import Buffers
 from data_plane.adapters.dora import column_scale
 from data_plane.adapters.layout import AdapterLayout, FusedModule, pages_for
 from data_plane.adapters.matched import LoraPair, MatchedAdapter
 from data_plane.adapters.side_packing import Scales, pack_side
 from data_plane.errors import AdapterRefused
+from kernels.cpu.matrices import MatrixCopier, MatrixCopy
 from kernels.lora.side import SlotSide
 
 
@@ -32,6 +34,9 @@ class PackedModule:
     a: Tensor
     b: Tensor
     ranks: tuple[int, ...]  # of each slice; 0 where the adapter does not change it
+
+
+Modules = tuple[PackedModule | None, ...]  # by module of the layout; None: unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class ProjectionWeights:
 class PackedLora:
     """Implements `PackedAdapter`. Immutable; shared by the CPU cache and the pool."""
 
-    modules: tuple[PackedModule | None, ...]  # by module of the layout; None: unchanged
+    modules: Modules
     ranks: tuple[tuple[int, ...], ...]  # [module][slice]
     side: SlotSide | None = None
 
@@ -79,14 +84,6 @@ class PackedLora:
         columns = layout.modules[target.module].columns[target.slice]
         return ProjectionWeights(module.a[:rank, target.slice], module.b[:rank, columns].t())
 
-    def moved(self, move: Callable[[Tensor], Tensor]) -> "PackedLora":
-        """The same with every tensor moved."""
-        modules = tuple(
-            PackedModule(move(module.a), move(module.b), module.ranks) if module else None
-            for module in self.modules
-        )
-        return PackedLora(modules, self.ranks, self.side.moved(move) if self.side else None)
-
     def clone(self) -> "PackedLora":
         """A copy that shares no memory."""
         return deepcopy(self)
@@ -96,14 +93,26 @@ class PackedLora:
         return max((max(ranks) for ranks in self.ranks), default=0)
 
 
-def pack(matched: MatchedAdapter, layout: AdapterLayout, base: BaseWeights, dtype: torch.dtype) -> PackedLora:
-    """Lay out a checked adapter for the pool; refuse numbers that `dtype` cannot hold."""
+def pack(
+    matched: MatchedAdapter,
+    layout: AdapterLayout,
+    base: BaseWeights,
+    dtype: torch.dtype,
+    *,
+    buffers: Buffers,
+    copier: MatrixCopier,
+) -> PackedLora:
+    """Lay out a checked adapter for the pool; refuse numbers that `dtype` cannot hold.
+
+    All rank rows are in one buffer, so that its memory is taken and given back at once.
+    """
     scales = {
         name: column_scale(pair, pair.magnitude, base)
         for name, pair in matched.pairs.items()
         if pair.magnitude is not None
     }
-    modules = tuple(_pack_module(module, matched.pairs, scales, dtype) for module in layout.modules)
+    modules = _rooms(layout, matched.pairs, dtype, buffers)
+    _fill(modules, layout, matched.pairs, scales, copier)
     ranks = tuple(
         packed.ranks if packed else (0,) * len(module.projections)
         for packed, module in zip(modules, layout.modules, strict=True)
@@ -124,39 +133,64 @@ def pack_zeros(layout: AdapterLayout, rank: int, dtype: torch.dtype) -> PackedLo
     return PackedLora(modules, tuple(module.ranks for module in modules))
 
 
-def _pack_module(
-    module: FusedModule, by_name: dict[str, LoraPair], scales: Scales, dtype: torch.dtype
-) -> PackedModule | None:
-    pairs = [by_name.get(projection.name) for projection in module.projections]
-    ranks = tuple(pair.rank if pair else 0 for pair in pairs)
-    rank = max(ranks)
-    if rank == 0:
-        return None
-    a = torch.zeros(rank, len(pairs), module.in_features, dtype=dtype)
-    b = torch.zeros(rank, module.out_features, dtype=dtype)
-    for i, (pair, columns) in enumerate(zip(pairs, module.columns, strict=True)):
-        if pair is None:
+def _rooms(
+    layout: AdapterLayout, by_name: Mapping[str, LoraPair], dtype: torch.dtype, buffers: Buffers
+) -> Modules:
+    """Memory for every module that is changed; contents undefined, but rows past a slice's rank are zero."""
+    ranks = [
+        tuple(by_name[part.name].rank if part.name in by_name else 0 for part in module.projections)
+        for module in layout.modules
+    ]
+    counts = [
+        max(of_slices) * (len(of_slices) * module.in_features + module.out_features)
+        for of_slices, module in zip(ranks, layout.modules, strict=True)
+    ]
+    flat = buffers.lend(sum(counts) * dtype.itemsize).view(dtype)
+    begins = accumulate(counts, initial=0)
+    return tuple(
+        _room(flat, begin, module, of_slices) if max(of_slices) else None
+        for module, of_slices, begin in zip(layout.modules, ranks, begins, strict=False)
+    )
+
+
+def _room(flat: Tensor, begin: int, module: FusedModule, ranks: tuple[int, ...]) -> PackedModule:
+    rank, width = max(ranks), len(ranks) * module.in_features
+    end_a = begin + rank * width
+    if min(ranks) < rank:
+        flat[begin : end_a + rank * module.out_features].zero_()
+    return PackedModule(
+        flat.as_strided((rank, len(ranks), module.in_features), (width, module.in_features, 1), begin),
+        flat.as_strided((rank, module.out_features), (module.out_features, 1), end_a),
+        ranks,
+    )
+
+
+def _fill(
+    modules: Modules,
+    layout: AdapterLayout,
+    by_name: Mapping[str, LoraPair],
+    scales: Scales,
+    copier: MatrixCopier,
+) -> None:
+    pairs, copies = [], []
+    for packed, module in zip(modules, layout.modules, strict=True):
+        if packed is None:
             continue
-        a[: pair.rank, i].copy_(pair.a)
-        _transpose_scaled(pair, scales.get(pair.name), out=b[: pair.rank, columns])
-        _refuse_unfit(pair, a[: pair.rank, i], b[: pair.rank, columns])
-    return PackedModule(a, b, ranks)
+        for i, (projection, columns) in enumerate(zip(module.projections, module.columns, strict=True)):
+            pair = by_name.get(projection.name)
+            if pair is None:
+                continue
+            pairs.append(pair)
+            copies.append(MatrixCopy(pair.a, packed.a[: pair.rank, i]))
+            scale = scales.get(pair.name)
+            copies.append(MatrixCopy(pair.b, packed.b[: pair.rank, columns], True, pair.scaling, scale))
+    unfit = copier.copy(copies)
+    if unfit is not None:
+        raise _unfit(pairs[unfit // 2], "AB"[unfit % 2], copies[unfit])
 
 
-def _transpose_scaled(pair: LoraPair, scale: Tensor | None, *, out: Tensor) -> None:
-    """out[r, o] = scale[o] * scaling * b[o, r], multiplied in fp32."""
-    b = pair.b.float() * pair.scaling
-    # In one piece: torch's own transposing copy beats tiles of 64 to 512 rows made here (100 against
-    # 120-600 µs for [4096, 16]), whose calls cost more than the cache misses they save.
-    out.copy_((b if scale is None else b * scale[:, None]).t())
-
-
-def _refuse_unfit(pair: LoraPair, a: Tensor, b: Tensor) -> None:
-    """NaN and infinity, of the file or of the cast: aminmax shows both and reads the values once."""
-    for matrix, source, values in (("A", pair.a, a), ("B", pair.b, b)):
-        if all(math.isfinite(bound) for bound in values.aminmax()):
-            continue
-        tensor = f"tensor {pair.name}.lora_{matrix}.weight"
-        if torch.isfinite(source).all():
-            raise AdapterRefused(f"{tensor}: has values that {values.dtype} cannot hold")
-        raise AdapterRefused(f"{tensor}: has values that are not finite")
+def _unfit(pair: LoraPair, matrix: str, copy: MatrixCopy) -> AdapterRefused:
+    tensor = f"tensor {pair.name}.lora_{matrix}.weight"
+    if torch.isfinite(copy.source).all():
+        return AdapterRefused(f"{tensor}: has values that {copy.out.dtype} cannot hold")
+    return AdapterRefused(f"{tensor}: has values that are not finite")

@@ -21,6 +21,7 @@ from data_plane.config import EngineConfig
 from data_plane.engine.admission import AdmissionLimits
 from data_plane.engine.detokenizer import detokenizers
 from data_plane.engine.engine import Engine, EngineSettings, StepRunner
+from data_plane.engine.intake import IntakeLimits
 from data_plane.kv_cache.tables import BlockTables
 from data_plane.scheduler.fairness import VirtualCounters
 from data_plane.scheduler.lanes import Lanes
@@ -63,6 +64,10 @@ class TensorSide(Protocol):
     @property
     def num_blocks(self) -> int:
         """KV blocks."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a KV block."""
 
     @property
     def eos_token_ids(self) -> Sequence[int]:
@@ -118,7 +123,7 @@ def build_engine(
     """An engine that drives this tensor side."""
     policy = policy or EnginePolicy()
     adapters = _adapters(tensors, config, queues or load_threads(config.load_threads), clock)
-    tables = BlockTables(tensors.num_blocks, config.block_size, share_prefixes=config.enable_prefix_caching)
+    tables = BlockTables(tensors.num_blocks, tensors.block_size, share_prefixes=config.enable_prefix_caching)
     counters = VirtualCounters(policy.tenant_weight)
     lanes = Lanes(counters)
     scheduler = Scheduler(
@@ -134,7 +139,7 @@ def build_engine(
         max_model_len=tensors.max_model_len,
         max_sequences=config.max_num_seqs,
         num_blocks=tensors.num_blocks,
-        block_size=config.block_size,
+        block_size=tensors.block_size,
         vocab_size=max(tensors.tokenizer.get_vocab().values()) + 1,
         serves_adapters=config.enable_lora,
     )
@@ -144,7 +149,9 @@ def build_engine(
         tables=tables,
         scheduler=scheduler,
         make_detokenizer=detokenizers(tensors.tokenizer),
-        settings=EngineSettings(limits, frozenset(tensors.eos_token_ids), config.max_waiting_requests),
+        settings=EngineSettings(
+            IntakeLimits(limits, config.max_waiting_requests), frozenset(tensors.eos_token_ids)
+        ),
         clock=clock,
         rng=rng,
     )

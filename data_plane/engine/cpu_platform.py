@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from data_plane.adapters.layout import AdapterLayout, End
 from data_plane.config import EngineConfig
-from data_plane.engine.cpu_kernels import choose_kernels
+from data_plane.engine.cpu_kernels import Kernels, choose_kernels
 from data_plane.engine.stage import HostStage
 from data_plane.engine.step_model import EagerModel, StepModel, StepParts
 from data_plane.models.layer_search import fuse_layers
@@ -23,12 +23,15 @@ from kernels.device import Device, HostDevice
 from kernels.lora.ops import LoraOps
 from kernels.lora.pool import LoraModule
 
+BLOCK_SIZE = 16  # tokens; prefixes are shared by whole blocks, so a small one shares more
+
 
 class CpuPlatform:
-    """Implements `Platform`."""
+    """Implements `Platform`; `kernels` None: those that the configuration asks for."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._kernels, self._kv_cache_bytes = choose_kernels(config.cpu_kernels), config.kv_cache_bytes
+    def __init__(self, config: EngineConfig, kernels: Kernels | None = None) -> None:
+        self._kernels = kernels or choose_kernels(config.cpu_kernels)
+        self._kv_cache_bytes = config.kv_cache_bytes
         self._device = HostDevice()
 
     @property
@@ -50,6 +53,10 @@ class CpuPlatform:
     def scratch_blocks(self) -> int:
         """See `Platform.scratch_blocks`."""
         return 0
+
+    def block_size(self, found: ModelTrace, dtype: torch.dtype) -> int:
+        """See `Platform.block_size`."""
+        return BLOCK_SIZE
 
     def attention(self, found: ModelTrace, dtype: torch.dtype, block_size: int) -> PagedAttention:
         """See `Platform.attention`."""

@@ -33,6 +33,9 @@ from kernels.lora.triton.ops import TritonLoraOps
 from kernels.lora.triton.tiled import TiledLoraOps
 
 _log = structlog.get_logger("data_plane.engine")
+# Tokens. Torch's built-in kernel takes no other than multiples of this; plain PyTorch takes any, and
+# prefixes are shared by whole blocks.
+VARLEN_BLOCK_SIZE, PLAIN_BLOCK_SIZE = 256, 16
 
 Probe = Callable[[PagedAttention, CacheShape, torch.device], str | None]
 
@@ -73,6 +76,10 @@ class CudaPlatform:
     def scratch_blocks(self) -> int:
         """See `Platform.scratch_blocks`: rows that pad a captured step write there."""
         return 1
+
+    def block_size(self, found: ModelTrace, dtype: torch.dtype) -> int:
+        """See `Platform.block_size`: what the library's kernel takes, if it may serve at all."""
+        return PLAIN_BLOCK_SIZE if _refused(found, dtype) else VARLEN_BLOCK_SIZE
 
     def attention(self, found: ModelTrace, dtype: torch.dtype, block_size: int) -> PagedAttention:
         """See `Platform.attention`."""
@@ -154,19 +161,26 @@ class CudaPlatform:
     def _no_varlen(
         self, varlen: PagedAttention, found: ModelTrace, dtype: torch.dtype, block_size: int
     ) -> str | None:
-        for layer in found.attentions:
-            shape = layer.shape
-            reason = refused_options(layer.options) or refused_shape(
-                shape.k_head_dim, shape.v_head_dim, dtype
-            )
-            if reason:
-                return f"varlen_attn cannot do {reason} ({layer.name})"
+        refused = _refused(found, dtype)
+        if refused is not None:
+            return refused
         for shape in {layer.shape for layer in found.attentions}:
             tried = CacheShape(shape.num_heads, shape.k_head_dim, block_size, dtype)
             reason = self._probe(varlen, tried, self._device.torch)
             if reason:
-                return f"varlen_attn with block_size {block_size}: {reason} (try a multiple of 256)"
+                hint = f" (try a multiple of {VARLEN_BLOCK_SIZE})" if block_size % VARLEN_BLOCK_SIZE else ""
+                return f"varlen_attn with block_size {block_size}: {reason}{hint}"
         return None
+
+
+def _refused(found: ModelTrace, dtype: torch.dtype) -> str | None:
+    """Why the library's kernel computes this model on no device; None: it may."""
+    for layer in found.attentions:
+        shape = layer.shape
+        reason = refused_options(layer.options) or refused_shape(shape.k_head_dim, shape.v_head_dim, dtype)
+        if reason:
+            return f"varlen_attn cannot do {reason} ({layer.name})"
+    return None
 
 
 def cuda_platform(config: EngineConfig) -> CudaPlatform:

@@ -45,6 +45,9 @@ class Platform(Protocol):
     def scratch_blocks(self) -> int:
         """Blocks at the end of the KV cache that belong to no sequence."""
 
+    def block_size(self, found: ModelTrace, dtype: torch.dtype) -> int:
+        """Tokens in a KV-cache block, where the configuration leaves it open."""
+
     def attention(self, found: ModelTrace, dtype: torch.dtype, block_size: int) -> PagedAttention:
         """How the model attends."""
 

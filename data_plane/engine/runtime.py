@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from data_plane.adapters.buffers import Buffers, new_buffer
 from data_plane.adapters.layout import AdapterLayout, pages_for
 from data_plane.adapters.packer import LoraPacker
 from data_plane.adapters.pool import TorchRankPool
@@ -40,6 +41,8 @@ from data_plane.models.ends import adapt_ends
 from data_plane.models.self_check import self_check
 from data_plane.models.step import StepState
 from data_plane.models.trace import ModelTrace, trace
+from kernels.cpu.matrices import TorchCopier
+from kernels.cpu.native_matrices import NativeCopier
 from kernels.device import Device
 
 
@@ -63,6 +66,7 @@ class Runtime:
     tokenizer: Any  # of transformers
     layout: AdapterLayout
     num_blocks: int
+    block_size: int  # tokens
     eos_token_ids: tuple[int, ...]
     max_model_len: int
     model_name: str
@@ -98,7 +102,7 @@ def build_runtime(config: EngineConfig, platform: Platform | None = None) -> Run
     fused = fuse_projections(definition, found, state, lora, platform.native)
     kv = _kv_pool(config, platform, found, dtype)
     num_blocks = kv.num_blocks - platform.scratch_blocks
-    bind_attention(definition, found, kv, state, platform.attention(found, dtype, config.block_size))
+    bind_attention(definition, found, kv, state, platform.attention(found, dtype, kv.block_size))
     base = weights_of(definition, layout, fused)
     head_bytes = platform.pack_head(definition, layout.head)
     if lora is not None:
@@ -116,7 +120,9 @@ def build_runtime(config: EngineConfig, platform: Platform | None = None) -> Run
         # One more than there are slots: a reload holds the old and the new side at once.
         max_side_bytes=config.lora_side_bytes // (config.max_loras + 1),
         dtype=lora_dtype,
+        buffers=Buffers(config.cpu_cache_bytes, lambda num_bytes: device.staging(new_buffer(num_bytes))),
         staging=device.staging,
+        copier=TorchCopier() if platform.native is None else NativeCopier(platform.native),
     )
     reader = PeftReader(
         packer,
@@ -125,13 +131,14 @@ def build_runtime(config: EngineConfig, platform: Platform | None = None) -> Run
         remotes=build_remotes(config),
     )
     return Runtime(
-        runner=ModelRunner(step_model, config.block_size, Sampler(eos)),
+        runner=ModelRunner(step_model, kv.block_size, Sampler(eos)),
         rank_pool=rank_pool,
         reader=reader,
         landed=_landed(reader, config.disk_cache_dir),
         tokenizer=load_tokenizer(config.model),
         layout=layout,
         num_blocks=num_blocks,
+        block_size=kv.block_size,
         eos_token_ids=eos,
         max_model_len=max_model_len,
         model_name=config.model_name,
@@ -154,11 +161,12 @@ def _landed(reader: PeftReader, disk_cache_dir: Path | None) -> PeftReader | Non
 def _kv_pool(config: EngineConfig, platform: Platform, found: ModelTrace, dtype: torch.dtype) -> KvPool:
     """What its bytes hold, and the blocks that belong to no sequence."""
     shapes = [attention.shape for attention in found.attentions]
-    num_blocks = num_blocks_for(shapes, dtype, config.block_size, platform.kv_cache_bytes())
+    block_size = config.block_size or platform.block_size(found, dtype)
+    num_blocks = num_blocks_for(shapes, dtype, block_size, platform.kv_cache_bytes())
     return KvPool(
         shapes,
         num_blocks=num_blocks + platform.scratch_blocks,
-        block_size=config.block_size,
+        block_size=block_size,
         dtype=dtype,
         device=platform.device.torch,
     )

@@ -39,6 +39,7 @@ class SlotTurns:
         self._turn_steps = turn_steps
         self._queue: dict[str, None] = {}  # an ordered set: who waits for a slot, first come first
         self._since: dict[str, int] = {}  # step of the first admission of the turn
+        self._residents: set[str] = set()  # at the last step
         self._draining: set[str] = set()
         self._blocked: Counter[str] = Counter()  # by a command: an eviction or a reload that drains
         self._step = 0
@@ -86,11 +87,13 @@ class SlotTurns:
 
     def _notice_evictions(self) -> None:
         slots = self._adapters.slots
-        for digest in [digest for digest in self._since if digest not in slots]:
-            del self._since[digest]
+        # Also those that nobody was admitted to yet: their requests left the queue when they came.
+        for digest in self._residents.difference(slots):
+            self._since.pop(digest, None)
             self._draining.discard(digest)
             if self._lanes.waits_for(digest):
                 self._queue.setdefault(digest)
+        self._residents = set(slots)
         for digest in [
             digest for digest in self._queue if digest in slots or not self._lanes.waits_for(digest)
         ]:

@@ -3,7 +3,7 @@
 Owns the connection and its reconnects. One stream at a time: hello, then observed state on every
 change (and as a heartbeat a few times a lease); commands come down and are answered by ACK or NACK
 when done. A lost stream loses nothing: after the next hello the control plane derives again what
-is missing.
+is missing. A worker that has drained is told by a lease when it may leave.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import grpc
 import structlog
 
 from data_plane.direct import DirectRequests
-from data_plane.engine.events import Command, CommandDone, EngineStatus
+from data_plane.engine.events import Command, CommandDone, Drain, EngineStatus
 from data_plane.errors import AdapterRefused, InvalidRequest, StaleCommand, WorkerError
 from data_plane.sync import convert
 from data_plane.sync.fencing import Fence
@@ -55,6 +55,7 @@ class SyncClient:
         direct: DirectRequests,
         replace_grant_keys: Callable[[dict[str, str]], None],
         on_connected: Callable[[bool], None] = lambda connected: None,
+        on_leave: Callable[[], None] = lambda: None,
     ) -> None:
         self._stub = sync_pb2_grpc.WorkerSyncStub(channel)
         self._metadata = (("authorization", f"Bearer {key}"),)
@@ -63,6 +64,8 @@ class SyncClient:
         self._direct = direct
         self._replace_grant_keys = replace_grant_keys
         self._on_connected = on_connected
+        self._on_leave = on_leave
+        self._drained = False
         self._changed = asyncio.Event()
         self._lease_s = DEFAULT_LEASE_S
         # Outlives streams: what was refused as stale stays stale after a reconnect.
@@ -119,6 +122,8 @@ class SyncClient:
     def _take_lease(self, lease: pb.Lease) -> None:
         self._fence.raise_token(lease.fencing_token)
         self._lease_s = lease.ttl_s
+        if lease.may_leave and self._drained:
+            self._on_leave()
         if lease.grant_keys:
             self._replace_grant_keys({key.key_id: key.public_key_pem for key in lease.grant_keys})
 
@@ -146,6 +151,8 @@ class SyncClient:
             command = convert.command_from_proto(message)
             # Shielded: when the stream is lost, the engine still ends what it began.
             done = await asyncio.shield(asyncio.wrap_future(self._engine.command(command)))
+            # Done when the last request has ended: none can come from here on.
+            self._drained = self._drained or isinstance(command, Drain)
         except WorkerError as error:
             terminal = isinstance(error, AdapterRefused | InvalidRequest | StaleCommand)
             _log.warning("command refused", command_id=message.command_id, reason=str(error))

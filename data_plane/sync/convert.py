@@ -88,7 +88,7 @@ def adapter_name(message: sync.Command) -> tuple[str, str]:
 
 
 def capacity_to_proto(
-    config: EngineConfig, *, slot_bytes: int, num_blocks: int, max_model_len: int
+    config: EngineConfig, *, slot_bytes: int, num_blocks: int, block_size: int, max_model_len: int
 ) -> fleet.Capacity:
     """What the worker can hold."""
     return fleet.Capacity(
@@ -99,7 +99,7 @@ def capacity_to_proto(
         cpu_bytes=config.cpu_cache_bytes,
         disk_bytes=config.disk_cache_bytes,
         num_blocks=num_blocks,
-        block_size=config.block_size,
+        block_size=block_size,
         max_num_seqs=config.max_num_seqs,
         max_model_len=max_model_len,
     )
@@ -138,7 +138,11 @@ def direct_to_proto(word: Word) -> sync.DirectRequest:
     return sync.DirectRequest(
         grant=word.grant,
         usage=sync.DirectUsage(
-            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, cold=usage.cold
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cold=usage.cold,
+            failed=usage.failed,
+            first_token_s=usage.first_token_s,
         ),
     )
 

@@ -119,6 +119,24 @@ class GemmCall(ctypes.Structure):
     ]
 
 
+class PackCall(ctypes.Structure):
+    """One matrix of an adapter on its way into the rank pool's layout."""
+
+    _fields_: ClassVar = [
+        ("from_dtype", _INT),
+        ("to_dtype", _INT),
+        ("from", _POINTER),
+        ("from_stride", _INT),
+        ("num_rows", _INT),
+        ("num_columns", _INT),
+        ("to", _POINTER),
+        ("to_stride", _INT),
+        ("turned", _INT),
+        ("scaling", _DOUBLE),
+        ("scales", _POINTER),
+    ]
+
+
 class Norm(ctypes.Structure):
     """How rows inside a layer are normalised; no weight: not at all."""
 

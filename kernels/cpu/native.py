@@ -5,18 +5,21 @@ and dtypes and keep what they point to alive. ctypes lets go of the GIL during a
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kernels.cpu.calls import DTYPES, AttentionCall, GateCall, GemmCall, LoraCall, NormCall
+from kernels.cpu.calls import DTYPES, AttentionCall, GateCall, GemmCall, LoraCall, NormCall, PackCall
 from kernels.cpu.toolchain import BuildFailed, built_library, levels
 
 # As dispatch.cpp counts them.
 LEVELS = ("plain", "avx2", "avx512", "avx512_bf16")
+
+# Where the time of `layers` goes, as clock.h counts; row phases: norms, rotation, KV writes, gates.
+PHASES = ("row phases", "linears", "LoRA", "attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,21 @@ class NativeKernels:
         """Multiply by packed weights."""
         self.library.gemm(LEVELS.index(self.level), torch.get_num_threads(), ctypes.byref(call))
 
-    def layers(self, calls: "ctypes.Array[ctypes.c_void_p]") -> None:
-        """Compute decoder layers, one after the other; `calls`: addresses of LayerCalls."""
-        self.library.layers(LEVELS.index(self.level), torch.get_num_threads(), calls, len(calls))
+    def layers(
+        self, calls: "ctypes.Array[ctypes.c_void_p]", spent_s: "ctypes.Array[ctypes.c_double] | None" = None
+    ) -> None:
+        """Compute decoder layers, one after the other; `calls`: addresses of LayerCalls.
+
+        Seconds are added to `spent_s` by PHASES, when it is given: as the calling thread saw them.
+        """
+        level, threads = LEVELS.index(self.level), torch.get_num_threads()
+        self.library.layers(level, threads, calls, len(calls), spent_s)
+
+    def pack_adapter(self, calls: Sequence[PackCall]) -> int | None:
+        """Copy an adapter's matrices on this thread alone; the first whose numbers are not all finite."""
+        array = (PackCall * len(calls))(*calls)
+        unfit = int(self.library.pack_adapter(LEVELS.index(self.level), array, len(calls)))
+        return None if unfit < 0 else unfit
 
     def packed(self, weight: Tensor) -> Tensor:
         """`weight` [out_features, in_features] in the form that `gemm` reads, flat."""
@@ -78,7 +93,12 @@ def load_kernels(
         raise BuildFailed(f"{path}: {error}") from error
     library.best_level.restype = ctypes.c_int64
     library.packed_size.argtypes, library.packed_size.restype = (ctypes.c_int64,) * 3, ctypes.c_int64
-    library.layers.argtypes = (ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    library.pack_adapter.argtypes = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    library.pack_adapter.restype = ctypes.c_int64
+    library.layers.argtypes = (
+        *(ctypes.c_int64, ctypes.c_int64),
+        *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p),
+    )
     library.layers.restype = library.pack.restype = None
     library.pack.argtypes = (
         *(ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p),

@@ -105,7 +105,7 @@ GOALS: Mapping[str, Goal] = {
     "prefill_lora_ratio": at_most(1.10, "step of a 512-token prompt: 1 adapter / base only"),
     "serve_ratio": at_least(0.95, "total tokens/s, 64 streams: whole stack / engine in process"),
     "load_vs_read": at_most(1.5, "s, Llama-3-8B shapes, rank 16: packing an adapter / reading its bytes"),
-    "load_vs_reused_read": Goal("the same, read into memory that is there; packing allocates its own"),
+    "load_vs_read_new_memory": Goal("the same, both into memory that is new to the process"),
     "bandwidth_share_b1": at_least(0.55, "one stream: bytes a step reads × steps/s / read bandwidth"),
     "read_bandwidth_gb_s": Goal("GB/s, sums of 1 GiB by all threads"),
     "adapters_2000_vs_5": at_least(0.9, "tokens/s: 2,000 adapters under Zipf traffic / 5"),

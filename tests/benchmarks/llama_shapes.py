@@ -5,10 +5,12 @@ The shapes are those of the model's config.json (https://huggingface.co/meta-lla
 
 import torch
 
+from data_plane.adapters.buffers import Buffers
 from data_plane.adapters.layout import AdapterLayout, FusedModule, Projection
 from data_plane.adapters.packer import LoraPacker
 from data_plane.models.weights import FusedWeights, ModelWeights
 from kernels.cpu.linear import PlainLinear
+from kernels.cpu.matrices import MatrixCopier, TorchCopier
 
 NUM_LAYERS = 32
 HIDDEN, INNER, KV = 4096, 14336, 1024
@@ -35,13 +37,21 @@ def layout() -> AdapterLayout:
     )
 
 
-def packer(rank: int) -> LoraPacker:
+def packer(rank: int, buffers: Buffers | None = None, copier: MatrixCopier | None = None) -> LoraPacker:
     """A packer for bf16 adapters up to this rank, without DoRA: only that reads the base's weights."""
     shapes = layout()
     none = torch.empty(0, dtype=torch.bfloat16)
     absent = FusedWeights(PlainLinear(none, None), bias=None, norms_squared=none)
     base = ModelWeights(shapes, [absent] * len(shapes.modules), ends={}, dtype=torch.bfloat16)
-    return LoraPacker(layout=shapes, base=base, max_rank=rank, max_side_bytes=0, dtype=torch.bfloat16)
+    return LoraPacker(
+        layout=shapes,
+        base=base,
+        max_rank=rank,
+        max_side_bytes=0,
+        dtype=torch.bfloat16,
+        buffers=buffers or Buffers(),
+        copier=copier or TorchCopier(),
+    )
 
 
 def tensors(rank: int, *, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ class StepBench:
     def __init__(self, model: Path = MODEL_DIR, **settings: object) -> None:
         config = EngineConfig(model=model, **settings)
         self.runtime = build_runtime(config)
-        self._block_size = config.block_size
+        self._block_size = self.runtime.block_size
         self._num_bound = 0
         self._rng = random.Random(0)
 

@@ -2,10 +2,12 @@
 
 A stopwatch is put around the verbs of each part while a piece of work runs; on the CPU they return when
 they are done, so wall time is theirs. A part's time leaves out the parts it calls, but for the head's.
+Whole decoder layers are one call: the kernels' own clock tells their phases apart.
 The rest is Python (scheduler, module calls) and what the definition computes by itself: embedding,
 rotary angles, residuals.
 """
 
+import ctypes
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,12 +21,16 @@ from data_plane.models.attention import PagedLayer
 from data_plane.models.packed_head import PackedHead
 from data_plane.models.pointwise import FusedGate, FusedNorm
 from data_plane.models.projection import FusedProjection, ProjectionLora
-from kernels.cpu.native import NativeKernels
+from kernels.cpu.native import PHASES, NativeKernels
 
 REST = "the rest"
 # Who has the verb, the verb, and the part it is of.
 PARTS: tuple[tuple[Any, str, str], ...] = (
-    (NativeKernels, "layers", "whole layers"),  # one C++ call: what it computes is not told apart
+    (
+        NativeKernels,
+        "layers",
+        "layers' set-up",
+    ),  # what the phases leave: units are cut, threads begin and end
     (FusedProjection, "output", "linears"),
     (ProjectionLora, "add", "LoRA"),
     (PagedLayer, "attend", "attention"),
@@ -80,6 +86,11 @@ class Stopwatch:
 
         return timed
 
+    def move(self, spent_s: float, part: str) -> None:
+        """So much of what the running part takes is another's."""
+        for name, change_s in ((self._running[-1], -spent_s), (part, spent_s)):
+            self._spent_s[name] = self._spent_s.get(name, 0.0) + change_s
+
     def stop(self, num_times: int) -> Breakdown:
         """What every part took, on average of so many times."""
         self._switch()
@@ -97,9 +108,23 @@ def break_down(work: Callable[[], object], num_times: int = 1) -> Breakdown:
     work()
     with ExitStack() as patches:
         stopwatch = Stopwatch()
+        patches.enter_context(mock.patch.object(NativeKernels, "layers", _by_phase(stopwatch)))
         for owner, verb, part in PARTS:
             timed = stopwatch.around(part, getattr(owner, verb))
             patches.enter_context(mock.patch.object(owner, verb, timed))
         for _ in range(num_times):
             work()
         return stopwatch.stop(num_times)
+
+
+def _by_phase(stopwatch: Stopwatch) -> Callable[..., None]:
+    """`NativeKernels.layers`, its time counted as its phases'."""
+    layers = NativeKernels.layers
+
+    def timed(kernels: NativeKernels, calls: "ctypes.Array[ctypes.c_void_p]") -> None:
+        spent_s = (ctypes.c_double * len(PHASES))()
+        layers(kernels, calls, spent_s)
+        for phase, phase_s in zip(PHASES, spent_s, strict=True):
+            stopwatch.move(phase_s, phase)
+
+    return timed

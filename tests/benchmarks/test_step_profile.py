@@ -1,10 +1,13 @@
 import time
+from pathlib import Path
 
 import pytest
 
 from data_plane.engine.sampler import Sampler
+from kernels.cpu.native import PHASES
 from tests.benchmarks.step_bench import StepBench
 from tests.benchmarks.step_profile import REST, Stopwatch, break_down
+from tests.kernels.cpu.implementations import kernels_at
 from tests.tiny import make_model
 
 
@@ -48,6 +51,24 @@ def test_the_head_owns_what_it_calls():
     stopwatch = Stopwatch(clock=iter(range(100)).__next__)
     stopwatch.around("head", stopwatch.around("inner", lambda: None))()
     assert stopwatch.stop(1).parts_s == {REST: 2, "head": 1}
+
+
+def test_a_part_may_be_told_apart_by_who_knows_it():
+    stopwatch = Stopwatch(clock=iter(range(100)).__next__)
+    stopwatch.around("layers", lambda: stopwatch.move(0.75, "attention"))()
+    assert stopwatch.stop(1).parts_s == {REST: 2, "layers": 0.25, "attention": 0.75}
+
+
+def test_the_phases_of_whole_layers_are_told_apart(tmp_path: Path):
+    kernels_at("plain")  # skips where the kernels cannot be built
+    bench = StepBench(make_model(tmp_path), max_loras=2, max_lora_rank=8, kv_cache_bytes=1 << 20)
+    packer = bench.runtime.reader.packer
+    bench.place([packer.dummy(8), packer.dummy(4)])
+    plan = bench.decodes(num_streams=3, context=20, num_adapters=2)
+    parts_s = break_down(lambda: bench.seconds(plan)).parts_s
+    assert all(parts_s[phase] > 0 for phase in PHASES)
+    base_s = break_down(lambda: bench.seconds(bench.decodes(3, 20, 0))).parts_s
+    assert base_s["LoRA"] == 0
 
 
 def test_nothing_is_watched_afterwards(bench: StepBench):

@@ -183,10 +183,13 @@ class ManualQueue:
         self.automatic = automatic
         self.jobs: deque[tuple[str, Callable[[], Any]]] = deque()
         self.hurried: list[str] = []
+        self.urgent: list[str] = []
         self.done: list[Outcome[Any]] = []
 
     def submit(self, key: str, work: Callable[[], Any], *, urgent: bool) -> None:
         self.jobs.append((key, work))
+        if urgent:
+            self.urgent.append(key)
         if self.automatic:
             self.run()
 
@@ -232,6 +235,7 @@ class FakeTensors:
     reader: FakeReader
     tokenizer: Tokenizer
     num_blocks: int
+    block_size: int
     eos_token_ids: tuple[int, ...] = (EOS,)
     max_model_len: int = 64
     base_digest: str = BASE
@@ -271,7 +275,13 @@ class Bench:
         self.runner = FakeRunner(self.pool, num_blocks, self.config.block_size, limits)
         self.engine: Engine = build_engine(
             FakeTensors(
-                self.runner, self.pool, self.reader, byte_tokenizer(), num_blocks, max_model_len=max_model_len
+                self.runner,
+                self.pool,
+                self.reader,
+                byte_tokenizer(),
+                num_blocks,
+                self.config.block_size,
+                max_model_len=max_model_len,
             ),
             self.config,
             policy=policy,

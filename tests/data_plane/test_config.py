@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from data_plane.config import EngineConfig, WorkerSettings
 from data_plane.errors import InvalidRequest
@@ -12,6 +13,36 @@ from data_plane.lora_modules import LoraModule, parse_lora_modules
 
 MODULES = (LoraModule("a", Path("/x/a")), LoraModule("b", Path("/x/b"), "base"))
 POOLS = [{"name": "gold", "tenants": ["acme"], "reserved_share": 0.25}]
+
+
+def _another(default: object) -> object:
+    """A value of the same type that is not the default."""
+    match default:
+        case bool():
+            return not default
+        case int() | float():
+            return default + 1
+    return "x"
+
+
+def _least(field: FieldInfo) -> int | None:
+    """Lower bound of a number that has one."""
+    bounds = [getattr(rule, side) for rule in field.metadata for side in ("ge", "gt") if hasattr(rule, side)]
+    return int(bounds[0]) if bounds else None
+
+
+def _flag(name: str, value: object) -> str:
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case [dict() as pool]:
+            return "[{" + ", ".join(f"{key} = {json.dumps(item)}" for key, item in pool.items()) + "}]"
+    return json.dumps(value)
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +90,59 @@ def test_the_same_names_work_as_flag_environment_variable_and_config_file(
     assert [(pool.name, pool.tenants, pool.reserved_share) for pool in settings.cache_pools] == [
         ("gold", ("acme",), 0.25)
     ]
+
+
+# A value that differs from the default, where one more than it, the contrary or a text would not do.
+OTHERS: dict[str, object] = {
+    "device": "cpu", "dtype": "float32", "lora_dtype": "float16", "cpu_kernels": "torch",
+    "log_level": "error",
+    "max_lora_rank": 64, "gpu_memory_utilization": 0.5, "model": "other", "tensor_parallel_size": 1,
+    "fully_sharded_loras": False, "worker_listen": "127.0.0.1:7", "control_plane": "localhost:7",
+    "metrics_listen": "", "lora_modules": ["a=/x/a"], "adapter_roots": "/x:/y", "cache_pools": POOLS,
+}  # fmt: skip
+# A setting that may be given only with others.
+COMPANIONS: dict[str, dict[str, object]] = {
+    "max_num_seqs": {"max_num_batched_tokens": 1000},
+    "disk_cache_bytes": {"disk_cache_dir": "/x"},
+    "disk_cache_dir": {"disk_cache_bytes": 1},
+    "s3_access_key_id": {"s3_secret_access_key": "x"},
+    "s3_secret_access_key": {"s3_access_key_id": "x"},
+    "tls_cert_file": {"tls_key_file": "/x"},
+    "tls_key_file": {"tls_cert_file": "/x"},
+    "tls_require_client_cert": {"tls_cert_file": "/x", "tls_key_file": "/x", "tls_ca_file": "/x"},
+}
+FIELDS = WorkerSettings.model_fields
+BOUNDED = [name for name, field in FIELDS.items() if _least(field) is not None]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_is_a_flag_an_environment_variable_and_a_key_of_the_file(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    given = {name: OTHERS.get(name, _another(FIELDS[name].default))}
+    given |= COMPANIONS.get(name, {})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    by_flag = from_flags(*(_flag(key, value) for key, value in given.items()))
+    file = tmp_path / "loraplane.toml"
+    file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in given.items()))
+    if name != "model":  # which the fixture gives by the environment
+        assert from_flags() == by_flag
+    file.unlink()
+    for key, text in texts.items():
+        monkeypatch.setenv(f"LORAPLANE_{key.upper()}", text)
+    assert from_flags() == by_flag
+    monkeypatch.undo()
+    if name not in ("model", "tensor_parallel_size", "fully_sharded_loras"):
+        assert getattr(by_flag, name) != FIELDS[name].default
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_number_below_its_least_is_refused_by_name_and_value(name: str):
+    value = _least(FIELDS[name]) - 1
+    with pytest.raises(
+        ValidationError, match=rf"{name}\n.*greater than (or equal to )?\d.*input_value={value}"
+    ):
+        WorkerSettings(**{name: value})
 
 
 def test_the_defaults_are_those_of_the_contract():

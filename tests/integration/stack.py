@@ -51,6 +51,10 @@ class Process:
         self.signal(signal.SIGKILL)
         self._child.wait()
 
+    def wait(self) -> int:
+        """Wait until it has ended by itself, and return its exit code."""
+        return self._child.wait()
+
     def stop(self) -> int:
         """Ask it to end, and return its exit code."""
         if self._child.poll() is None:

@@ -2,11 +2,13 @@
 //
 // One pass over the keys in steps of KEYS (online softmax, https://arxiv.org/abs/1805.02867). The
 // rows of a unit are its queries times the query heads of one KV head, so each key is read once
-// for all of them. Steps begin at multiples of KEYS: chunking a prompt changes no number.
+// for all of them. Steps begin at multiples of KEYS: chunking a prompt changes no number. While a step
+// is computed, the keys and values of the next are on their way.
 #pragma once
 
+#include "attention_tile.h"
 #include "calls.h"
-#include "rows.h"
+#include "pointwise.h"
 
 namespace {
 
@@ -52,7 +54,10 @@ struct Seen {
 };
 
 // Scores of one row become weights; returns the factor for what was summed before.
-inline float soften(const AttentionCall& call, float* scores, const Seen& seen, float& maximum, float& total) {
+// total: LANES sums, whose sum is the weights' so far.
+template <class Weight>
+inline float soften(const AttentionCall& call, const float* scores, const Seen& seen, float& maximum, float* total,
+                    Weight* weights) {
   const float scaling = float(call.scaling), softcap = float(call.softcap);
   IntLanes keys;
   for (int32_t lane = 0; lane < LANES; lane++) keys[lane] = lane;
@@ -65,74 +70,120 @@ inline float soften(const AttentionCall& call, float* scores, const Seen& seen, 
   }
   const float before = maximum;
   maximum = max(largest);
-  Lanes sums{};
-  for (int64_t i = 0; i < KEYS / LANES; i++) {
-    const Lanes weights = exp(parts[i] - maximum);
-    store(scores + i * LANES, weights);
-    sums += weights;
-  }
   const float factor = before == maximum ? 1.0f : exp_one(before - maximum);
-  total = total * factor + sum(sums);
+  Lanes sums = load(total) * factor;
+  for (int64_t i = 0; i < KEYS / LANES; i++) {
+    const Lanes weight = rounded(exp(parts[i] - maximum), weights);
+    store(weights + i * LANES, weight);
+    sums += weight;
+  }
+  store(total, sums);
   return factor;
 }
 
-// scratch: 2 * rows addresses, then rows * (KEYS + v_head_dim + 2) floats; rows = length * group
+// The keys and values of one head of a chunk, by tile.
 template <class T>
-void attend_unit(const AttentionCall& call, const AttentionUnit& unit, float* scratch) {
-  const AttentionChunk& chunk = call.chunks[unit.chunk];
-  const int64_t group = call.num_heads / call.kv_heads, num_rows = unit.length * group;
-  const T** queries = reinterpret_cast<const T**>(scratch);
-  float** outputs = reinterpret_cast<float**>(scratch + num_rows * FLOATS_PER_ADDRESS);
-  float* scores = scratch + 2 * num_rows * FLOATS_PER_ADDRESS;
-  float* sums = scores + num_rows * KEYS;
-  float* maxima = sums + num_rows * call.v_head_dim;
-  float* totals = maxima + num_rows;
-  for (int64_t r = 0; r < num_rows; r++) {
-    const int64_t token = chunk.first_row + unit.first + r / group, head = unit.kv_head * group + r % group;
-    queries[r] = static_cast<const T*>(call.query) + token * call.query_token + head * call.query_head;
-    outputs[r] = sums + r * call.v_head_dim;
-    maxima[r] = call.sinks ? static_cast<const float*>(call.sinks)[head] : HIDDEN;
-    totals[r] = call.sinks ? 1.0f : 0.0f;
-  }
-  memset(sums, 0, num_rows * call.v_head_dim * sizeof(float));
+struct ChunkTiles {
+  const AttentionCall& call;
+  const AttentionChunk& chunk;
+  int64_t seen, context;  // positions [seen, context) are read: before them blocks may be someone else's by now
 
-  const int64_t first = chunk.past + unit.first, context = first + unit.length;
-  const int64_t seen = call.window && first >= call.window ? first - call.window + 1 : 0;
-  const T *keys[KEYS], *values[KEYS];
-  for (int64_t tile = seen / KEYS * KEYS; tile < context; tile += KEYS) {
-    // Nothing before the window is read: its blocks may belong to someone else by now.
-    const int64_t begin = tile < seen ? seen : tile;
-    const int64_t num_keys = (tile + KEYS < context ? tile + KEYS : context) - begin, skipped = begin - tile;
-    int64_t block = begin / call.block_size, place = begin % call.block_size;
-    for (int64_t k = 0; k < num_keys; k++) {
-      const int64_t row = (chunk.blocks[block] * call.block_size + place) * call.kv_heads + unit.kv_head;
-      keys[k] = static_cast<const T*>(call.k_cache) + row * call.head_dim;
-      values[k] = static_cast<const T*>(call.v_cache) + row * call.v_head_dim;
-      fetch(keys[k], call.head_dim);
-      fetch(values[k], call.v_head_dim);
+  int64_t first() const { return seen / KEYS * KEYS; }
+
+  void find(int64_t head, int64_t tile, TileRows<T>& rows) const {
+    rows.begin = tile < seen ? seen - tile : 0;
+    rows.end = context - tile < KEYS ? context - tile : KEYS;
+    int64_t block = (tile + rows.begin) / call.block_size, place = (tile + rows.begin) % call.block_size;
+    for (int64_t k = rows.begin; k < rows.end; k++) {
+      const int64_t row = (chunk.blocks[block] * call.block_size + place) * call.kv_heads + head;
+      rows.keys[k] = static_cast<const T*>(call.k_cache) + row * call.head_dim;
+      rows.values[k] = static_cast<const T*>(call.v_cache) + row * call.v_head_dim;
+      fetch(rows.keys[k], call.head_dim);
+      fetch(rows.values[k], call.v_head_dim);
       if (++place == call.block_size) {
         place = 0;
         block++;
       }
     }
-    dots(queries, num_rows, keys, num_keys, call.head_dim, scores + skipped, KEYS);
+  }
+};
+
+// What a unit keeps of its rows, queries times group, while it passes over the keys of a head.
+template <class T, class Weight>
+struct UnitRows {
+  const T** queries;
+  float** outputs;
+  float *scores, *sums, *totals, *maxima, *factors;
+  Weight* weights;
+
+  // scratch: as units.h says
+  UnitRows(const AttentionCall& call, int64_t num_rows, float* scratch) {
+    queries = reinterpret_cast<const T**>(scratch);
+    outputs = reinterpret_cast<float**>(scratch + num_rows * FLOATS_PER_ADDRESS);
+    scores = scratch + 2 * num_rows * FLOATS_PER_ADDRESS;
+    weights = reinterpret_cast<Weight*>(scores + num_rows * KEYS);
+    sums = scores + 2 * num_rows * KEYS;
+    totals = sums + num_rows * call.v_head_dim;
+    maxima = totals + num_rows * LANES;
+    factors = maxima + num_rows;
+  }
+};
+
+template <class T, class Tile>
+inline void attend_heads(const AttentionCall& call, const AttentionUnit& unit, float* scratch) {
+  const AttentionChunk& chunk = call.chunks[unit.chunk];
+  const int64_t group = call.num_heads / call.kv_heads, num_rows = unit.length * group;
+  const int64_t first = chunk.past + unit.first;
+  const ChunkTiles<T> tiles = {call, chunk, call.window && first >= call.window ? first - call.window + 1 : 0,
+                               first + unit.length};
+  Tile tile(call, scratch);
+  const UnitRows<T, typename Tile::Weight> rows(call, num_rows,
+                                                scratch + KEYS * (call.head_dim + call.v_head_dim) / 2);
+  TileRows<T> found[2];  // the tile at hand, and the one that comes next
+  int which = 0;
+  tiles.find(unit.kv_head, tiles.first(), found[which]);
+  for (int64_t kv_head = unit.kv_head; kv_head < unit.kv_head + unit.num_heads; kv_head++) {
     for (int64_t r = 0; r < num_rows; r++) {
-      float* row_scores = scores + r * KEYS;
-      const Seen seen(call, tile, skipped + num_keys, first + r / group);
-      const float factor = soften(call, row_scores, seen, maxima[r], totals[r]);
-      if (factor != 1.0f)
-        for (int64_t d = 0; d < call.v_head_dim; d++) outputs[r][d] *= factor;
+      const int64_t token = chunk.first_row + unit.first + r / group, head = kv_head * group + r % group;
+      rows.queries[r] = static_cast<const T*>(call.query) + token * call.query_token + head * call.query_head;
+      rows.outputs[r] = rows.sums + r * call.v_head_dim;
+      rows.maxima[r] = call.sinks ? static_cast<const float*>(call.sinks)[head] : HIDDEN;
+      store(rows.totals + r * LANES, Lanes{});
+      if (call.sinks) rows.totals[r * LANES] = 1.0f;
     }
-    mix(outputs, num_rows, scores + skipped, KEYS, values, num_keys, call.v_head_dim);
+    memset(rows.sums, 0, num_rows * call.v_head_dim * sizeof(float));
+    for (int64_t at = tiles.first(); at < tiles.context; at += KEYS) {
+      tile.place(found[which]);
+      const int64_t end = found[which].end;
+      if (at + KEYS < tiles.context)
+        tiles.find(kv_head, at + KEYS, found[1 - which]);
+      else if (kv_head + 1 < unit.kv_head + unit.num_heads)
+        tiles.find(kv_head + 1, tiles.first(), found[1 - which]);
+      tile.scores(rows.queries, num_rows, rows.scores);
+      for (int64_t r = 0; r < num_rows; r++)
+        rows.factors[r] = soften(call, rows.scores + r * KEYS, Seen(call, at, end, first + r / group), rows.maxima[r],
+                                 rows.totals + r * LANES, rows.weights + r * KEYS);
+      tile.mix(rows.outputs, num_rows, rows.weights, rows.factors);
+      which = 1 - which;
+    }
+    for (int64_t r = 0; r < num_rows; r++) {
+      const int64_t token = chunk.first_row + unit.first + r / group, head = kv_head * group + r % group;
+      T* out = static_cast<T*>(call.out) + (token * call.num_heads + head) * call.v_head_dim;
+      const float inverse = 1.0f / sum(load(rows.totals + r * LANES));
+      int64_t d = 0;
+      for (; d + LANES <= call.v_head_dim; d += LANES) store(out + d, load(rows.outputs[r] + d) * inverse);
+      for (; d < call.v_head_dim; d++) store_one(out + d, rows.outputs[r][d] * inverse);
+    }
   }
-  for (int64_t r = 0; r < num_rows; r++) {
-    const int64_t token = chunk.first_row + unit.first + r / group, head = unit.kv_head * group + r % group;
-    T* out = static_cast<T*>(call.out) + (token * call.num_heads + head) * call.v_head_dim;
-    const float inverse = 1.0f / totals[r];
-    int64_t d = 0;
-    for (; d + LANES <= call.v_head_dim; d += LANES) store(out + d, load(outputs[r] + d) * inverse);
-    for (; d < call.v_head_dim; d++) store_one(out + d, outputs[r][d] * inverse);
-  }
+}
+
+template <class T>
+void attend_unit(const AttentionCall& call, const AttentionUnit& unit, float* scratch) {
+#if defined(__AVX512BF16__)
+  if constexpr (sizeof(T) == sizeof(bf16))
+    if (PackedTile::fits(call)) return attend_heads<T, PackedTile>(call, unit, scratch);
+#endif
+  attend_heads<T, RowTile<T>>(call, unit, scratch);
 }
 
 }  // namespace

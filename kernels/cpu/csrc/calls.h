@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-enum DType : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
+enum DType : int64_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
 
 // out[t] = out[t] · scale + shift + LoRA(x[t]) for the tokens of every tile.
 struct LoraCall {
@@ -61,7 +61,7 @@ struct AttentionChunk {
 };
 
 struct AttentionUnit {
-  int64_t chunk, kv_head, first, length;  // queries of a chunk that one thread computes
+  int64_t chunk, kv_head, num_heads, first, length;  // heads of the cache, and queries, that one thread computes
 };
 
 const int64_t KEYS = 64;         // of a step of the online softmax
@@ -98,6 +98,19 @@ struct GemmCall {
 const int64_t PANEL = 32;       // columns that are computed together
 const int64_t BLOCK_ROWS = 192; // rows that stay in the second cache while the panels pass
 
+// Memory that lies together, and what of it a thread has asked for: see ahead.h.
+struct Run {
+  const char* begin;
+  int64_t lines;
+};
+
+const int64_t LINE_BYTES = 64;  // of a cache
+
+struct Ahead {
+  const Run *run, *end;
+  int64_t line;  // of `run`: the next one
+};
+
 struct Norm {
   const void* weight;  // absent: no norm
   int64_t size;
@@ -122,6 +135,17 @@ struct LayerCall {
   void *normed, *added;  // [num_tokens, hidden]
 };
 
+// One matrix of an adapter on its way into the rank pool's layout; see pack_adapter.h.
+struct PackCall {
+  int64_t from_dtype, to_dtype;  // from may be FLOAT16
+  const void* from;              // [num_rows, num_columns]
+  int64_t from_stride, num_rows, num_columns;
+  void* to;  // [num_rows, num_columns], turned: [num_columns, num_rows]
+  int64_t to_stride, turned;
+  double scaling;       // of a turned matrix
+  const float* scales;  // [num_rows], or absent
+};
+
 // One instruction set's version of everything.
 struct Level {
   void (*lora)(const LoraCall&, const LoraUnit&, float* scratch);
@@ -129,10 +153,11 @@ struct Level {
   void (*attend)(const AttentionCall&, const AttentionUnit&, float* scratch);
   void (*norm)(const NormCall&, int64_t row);
   void (*gate)(const GateCall&, int64_t row);
-  void (*gemm)(const GemmCall&, int64_t panel, int64_t first_row, int64_t num_rows);
+  void (*gemm)(const GemmCall&, int64_t panel, int64_t first_row, int64_t num_rows, Ahead&);
   void (*before_attention)(const LayerCall&, int64_t row);
   void (*rotate)(const LayerCall&, int64_t row);
   void (*between)(const LayerCall&, int64_t row);
   void (*activate)(const LayerCall&, int64_t row);
   void (*end)(const LayerCall&, int64_t row);
+  bool (*pack_adapter)(const PackCall&);  // whether all numbers it wrote are finite
 };

@@ -67,7 +67,7 @@ void attention(int64_t level, int64_t num_threads, const AttentionCall* call) {
   const Level& kernels = *LEVELS[level];
   for (int64_t token = 0; token < call->num_tokens; token++) kernels.write(*call, token);
   std::vector<AttentionUnit> units;
-  attention_units(*call, units);
+  attention_units(*call, num_threads, units);
   each(units, num_threads, attention_scratch(*call),
        [&](const AttentionUnit& unit, float* scratch) { kernels.attend(*call, unit, scratch); });
 }
@@ -85,13 +85,21 @@ void gate(int64_t level, int64_t num_threads, const GateCall* call) {
 }
 
 void gemm(int64_t level, int64_t num_threads, const GemmCall* call) {
-  const Level& kernels = *LEVELS[level];
+  Panels panels(*call, num_threads);
 #pragma omp parallel num_threads(int(num_threads))
-  gemm_share(kernels, *call);
+  panels.run(*LEVELS[level], Ahead{});
 }
 
-void layers(int64_t level, int64_t num_threads, const LayerCall* const* calls, int64_t num_layers) {
-  run_layers(*LEVELS[level], calls, num_layers, num_threads);
+void layers(int64_t level, int64_t num_threads, const LayerCall* const* calls, int64_t num_layers,
+            double* spent_s) {
+  run_layers(*LEVELS[level], calls, num_layers, num_threads, spent_s);
+}
+
+// Packs an adapter's matrices on the calling thread alone: the first whose numbers are not all finite, or -1.
+int64_t pack_adapter(int64_t level, const PackCall* calls, int64_t num_calls) {
+  for (int64_t i = 0; i < num_calls; i++)
+    if (!LEVELS[level]->pack_adapter(calls[i])) return i;
+  return -1;
 }
 
 // Numbers that the packed form of a weight [out_features, in_features] has.

@@ -5,6 +5,8 @@
 //
 // Missing columns and an odd last input are packed as zeros. Every sum is in fp32 and runs over the
 // inputs from front to back, so a token's numbers are the same in every batch and with any threads.
+// With many rows it is the arithmetic that takes the time, so meanwhile memory is asked for what the
+// phases after it will read.
 #pragma once
 
 #include "calls.h"
@@ -73,17 +75,35 @@ struct Step<bf16> {
 };
 #endif
 
+const int64_t AHEAD_LINES = 16;  // asked for together, one a step
+
+// Lines to ask for during the next steps; when all are under way, some that are at hand.
+inline const char* take_lines(Ahead& ahead, const void* at_hand) {
+  if (ahead.run == ahead.end) return static_cast<const char*>(at_hand);
+  const char* lines = ahead.run->begin + ahead.line * LINE_BYTES;
+  ahead.line += AHEAD_LINES;
+  if (ahead.line >= ahead.run->lines) {
+    ahead.run++;
+    ahead.line = 0;
+  }
+  return lines;
+}
+
 template <int ROWS, class T>
-inline void gemm_rows(const GemmCall& call, const T* panel, int64_t first_row, int64_t column) {
+inline void gemm_rows(const GemmCall& call, const T* panel, int64_t first_row, int64_t column, Ahead& ahead) {
   const T* x[ROWS];
   for (int r = 0; r < ROWS; r++) x[r] = static_cast<const T*>(call.x) + (first_row + r) * call.x_stride;
   Lanes sums[ROWS][VECTORS] = {};
   const int64_t steps = Step<T>::count(call.in_features);
-  for (int64_t s = 0; s < steps; s++) {
-    Lanes w[Step<T>::PARTS];
-    Step<T>::load_weights(panel + s * Step<T>::INPUTS * PANEL, w);
+  for (int64_t s = 0; s < steps;) {
+    const int64_t stop = s + AHEAD_LINES < steps ? s + AHEAD_LINES : steps;
+    for (const char* line = take_lines(ahead, panel); s < stop; s++, line += LINE_BYTES) {
+      __builtin_prefetch(line, 0, 2);
+      Lanes w[Step<T>::PARTS];
+      Step<T>::load_weights(panel + s * Step<T>::INPUTS * PANEL, w);
 #pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) Step<T>::add(x[r] + s * Step<T>::INPUTS, w, sums[r]);
+      for (int r = 0; r < ROWS; r++) Step<T>::add(x[r] + s * Step<T>::INPUTS, w, sums[r]);
+    }
   }
   if (steps * Step<T>::INPUTS < call.in_features) {  // an odd last input
     Lanes w[Step<T>::PARTS];
@@ -110,15 +130,16 @@ inline void gemm_rows(const GemmCall& call, const T* panel, int64_t first_row, i
 
 // `rows`, at most ROWS, of them.
 template <int ROWS, class T>
-inline void gemm_block(int64_t rows, const GemmCall& call, const T* panel, int64_t first_row, int64_t column) {
+inline void gemm_block(int64_t rows, const GemmCall& call, const T* panel, int64_t first_row, int64_t column,
+                       Ahead& ahead) {
   if constexpr (ROWS > 1)
-    if (rows < ROWS) return gemm_block<ROWS - 1>(rows, call, panel, first_row, column);
-  gemm_rows<ROWS>(call, panel, first_row, column);
+    if (rows < ROWS) return gemm_block<ROWS - 1>(rows, call, panel, first_row, column, ahead);
+  gemm_rows<ROWS>(call, panel, first_row, column, ahead);
 }
 
 // Rows [first_row, first_row + num_rows) of the columns of one panel.
 template <class T>
-void gemm_panel(const GemmCall& call, int64_t panel, int64_t first_row, int64_t num_rows) {
+void gemm_panel(const GemmCall& call, int64_t panel, int64_t first_row, int64_t num_rows, Ahead& ahead) {
   const int64_t width = (call.in_features + Step<T>::INPUTS - 1) / Step<T>::INPUTS * Step<T>::INPUTS * PANEL;
   const T* weights = static_cast<const T*>(call.weights) + panel * width;
   const int64_t column = panel * PANEL, end = first_row + num_rows;
@@ -126,7 +147,7 @@ void gemm_panel(const GemmCall& call, int64_t panel, int64_t first_row, int64_t 
   int64_t blocks = (num_rows + GEMM_ROWS - 1) / GEMM_ROWS;
   for (int64_t row = first_row; row < end; blocks--) {
     const int64_t rows = (end - row + blocks - 1) / blocks;
-    gemm_block<GEMM_ROWS>(rows, call, weights, row, column);
+    gemm_block<GEMM_ROWS>(rows, call, weights, row, column, ahead);
     row += rows;
   }
 }

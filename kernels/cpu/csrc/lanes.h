@@ -144,6 +144,9 @@ inline float sum(Lanes lanes) {
 }
 
 inline float max(Lanes lanes) {
+#if LANES == 16
+  return _mm512_reduce_max_ps((__m512)lanes);
+#endif
   float largest = lanes[0];
   for (int i = 1; i < LANES; i++) largest = lanes[i] > largest ? lanes[i] : largest;
   return largest;

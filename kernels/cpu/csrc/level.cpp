@@ -3,6 +3,7 @@
 #include "gemm.h"
 #include "layer_rows.h"
 #include "lora.h"
+#include "pack_adapter.h"
 #include "pointwise.h"
 
 namespace {
@@ -32,9 +33,9 @@ void gate(const GateCall& call, int64_t row) {
   call.dtype == FLOAT32 ? gate_row<float>(call, row) : gate_row<bf16>(call, row);
 }
 
-void gemm(const GemmCall& call, int64_t panel, int64_t first_row, int64_t num_rows) {
-  call.dtype == FLOAT32 ? gemm_panel<float>(call, panel, first_row, num_rows)
-                        : gemm_panel<bf16>(call, panel, first_row, num_rows);
+void gemm(const GemmCall& call, int64_t panel, int64_t first_row, int64_t num_rows, Ahead& ahead) {
+  call.dtype == FLOAT32 ? gemm_panel<float>(call, panel, first_row, num_rows, ahead)
+                        : gemm_panel<bf16>(call, panel, first_row, num_rows, ahead);
 }
 
 void before_attention(const LayerCall& call, int64_t row) {
@@ -57,7 +58,13 @@ void end(const LayerCall& call, int64_t row) {
   call.dtype == FLOAT32 ? end_row<float>(call, row) : end_row<bf16>(call, row);
 }
 
+bool pack_adapter(const PackCall& call) {
+  if (call.from_dtype == FLOAT32) return pack_from<float>(call);
+  return call.from_dtype == BFLOAT16 ? pack_from<bf16>(call) : pack_from<half>(call);
+}
+
 }  // namespace
 
 extern const Level LEVEL;
-const Level LEVEL = {lora, write, attend, norm, gate, gemm, before_attention, rotate, between, activate, end};
+const Level LEVEL = {lora, write, attend, norm, gate, gemm, before_attention, rotate, between, activate, end,
+                     pack_adapter};

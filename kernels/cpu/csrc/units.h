@@ -31,21 +31,30 @@ inline size_t lora_scratch(const LoraCall& call) {
   return size_t(call.max_rank) * size_t(LORA_TOKENS * call.num_slices + FLOATS_PER_ADDRESS);
 }
 
+const int64_t WHOLE_CHUNKS = 8;  // sequences a thread from which on a unit has all heads of one
+const int64_t MAX_LANES = 16;    // of any level
+
 inline int64_t group_queries(const AttentionCall& call) {
   return std::max<int64_t>(1, QUERY_ROWS / (call.num_heads / call.kv_heads));
 }
 
-inline void attention_units(const AttentionCall& call, std::vector<AttentionUnit>& units) {
+inline void attention_units(const AttentionCall& call, int64_t num_threads, std::vector<AttentionUnit>& units) {
   const int64_t queries = group_queries(call);
-  for (int64_t chunk = 0; chunk < call.num_chunks; chunk++)
+  for (int64_t chunk = 0; chunk < call.num_chunks; chunk++) {
+    // One head after the other of a token: with sequences enough for all threads nobody waits for the last.
+    const bool whole = call.chunks[chunk].length == 1 && call.num_chunks >= WHOLE_CHUNKS * num_threads;
+    const int64_t heads = whole ? call.kv_heads : 1;
     for (int64_t first = 0; first < call.chunks[chunk].length; first += queries)
-      for (int64_t head = 0; head < call.kv_heads; head++)
-        units.push_back({chunk, head, first, std::min(queries, call.chunks[chunk].length - first)});
+      for (int64_t head = 0; head < call.kv_heads; head += heads)
+        units.push_back({chunk, head, heads, first, std::min(queries, call.chunks[chunk].length - first)});
+  }
 }
 
+// A packed tile; of each row two addresses, scores, weights, sums, totals, maximum, factor.
 inline size_t attention_scratch(const AttentionCall& call) {
   const int64_t rows = group_queries(call) * (call.num_heads / call.kv_heads);
-  return size_t(rows) * size_t(KEYS + call.v_head_dim + 2 + 2 * FLOATS_PER_ADDRESS);
+  return size_t(KEYS * (call.head_dim + call.v_head_dim) / 2) +
+         size_t(rows) * size_t(2 * KEYS + call.v_head_dim + MAX_LANES + 2 + 2 * FLOATS_PER_ADDRESS);
 }
 
 // Of the calling thread, at least this large; kept from call to call.

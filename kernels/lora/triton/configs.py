@@ -3,7 +3,7 @@
 A table and no autotuning: a launch in a captured graph may not try things out, and a compilation
 in the middle of serving stalls every stream. Rows are read in order; the first whose bounds hold
 is taken, and the last row of a kernel and tile height has no bounds, so that every shape that can
-be reached has one. `tests.kernels.tuner` writes the table on a machine with a GPU.
+be reached has one. `make gpu` writes a table tuned on its machine.
 """
 
 import json

@@ -900,6 +900,70 @@ class UnpinAdapterRequest(_message.Message):
 Global___UnpinAdapterRequest: _TypeAlias = UnpinAdapterRequest  # noqa: Y015
 
 @_typing.final
+class ShareAdapterRequest(_message.Message):
+    """Shares an adapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WITH_TENANTS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The owner; default: the caller's tenant."""
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def with_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tenants; those that it is shared with already stay."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        with_tenants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tenant", b"tenant", "with_tenants", b"with_tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareAdapterRequest: _TypeAlias = ShareAdapterRequest  # noqa: Y015
+
+@_typing.final
+class UnshareAdapterRequest(_message.Message):
+    """Takes sharing back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WITH_TENANTS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The owner; default: the caller's tenant."""
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def with_tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tenants; one that it is not shared with is passed over."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        with_tenants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tenant", b"tenant", "with_tenants", b"with_tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnshareAdapterRequest: _TypeAlias = UnshareAdapterRequest  # noqa: Y015
+
+@_typing.final
 class DeleteAdapterRequest(_message.Message):
     """Deletes an adapter."""
 

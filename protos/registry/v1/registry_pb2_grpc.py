@@ -86,6 +86,16 @@ class AdapterRegistryStub:
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.UnpinAdapterRequest.SerializeToString,
                 response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
                 _registered_method=True)
+        self.ShareAdapter = channel.unary_unary(
+                '/loraplane.registry.v1.AdapterRegistry/ShareAdapter',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.ShareAdapterRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+                _registered_method=True)
+        self.UnshareAdapter = channel.unary_unary(
+                '/loraplane.registry.v1.AdapterRegistry/UnshareAdapter',
+                request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.UnshareAdapterRequest.SerializeToString,
+                response_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+                _registered_method=True)
         self.DeleteAdapter = channel.unary_unary(
                 '/loraplane.registry.v1.AdapterRegistry/DeleteAdapter',
                 request_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.DeleteAdapterRequest.SerializeToString,
@@ -188,6 +198,20 @@ class AdapterRegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareAdapter(self, request, context):
+        """Lets other tenants use the adapter too, from their next request on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnshareAdapter(self, request, context):
+        """Takes that back: their next request is refused; what runs ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteAdapter(self, request, context):
         """Deletes the adapter: no new requests; leases run out, then weights leave every tier.
         """
@@ -274,6 +298,16 @@ def add_AdapterRegistryServicer_to_server(servicer, server):
             'UnpinAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.UnpinAdapter,
                     request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.UnpinAdapterRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.SerializeToString,
+            ),
+            'ShareAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareAdapter,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.ShareAdapterRequest.FromString,
+                    response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.SerializeToString,
+            ),
+            'UnshareAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnshareAdapter,
+                    request_deserializer=protos_dot_registry_dot_v1_dot_registry__pb2.UnshareAdapterRequest.FromString,
                     response_serializer=protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.SerializeToString,
             ),
             'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
@@ -573,6 +607,60 @@ class AdapterRegistry:
             target,
             '/loraplane.registry.v1.AdapterRegistry/UnpinAdapter',
             protos_dot_registry_dot_v1_dot_registry__pb2.UnpinAdapterRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.registry.v1.AdapterRegistry/ShareAdapter',
+            protos_dot_registry_dot_v1_dot_registry__pb2.ShareAdapterRequest.SerializeToString,
+            protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnshareAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loraplane.registry.v1.AdapterRegistry/UnshareAdapter',
+            protos_dot_registry_dot_v1_dot_registry__pb2.UnshareAdapterRequest.SerializeToString,
             protos_dot_registry_dot_v1_dot_registry__pb2.Adapter.FromString,
             options,
             channel_credentials,

@@ -55,6 +55,10 @@ class AdapterRegistryStub:
     """Keeps the adapter in a tier of its workers."""
     UnpinAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UnpinAdapterRequest, _registry_pb2.Adapter]
     """Takes the pin back."""
+    ShareAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ShareAdapterRequest, _registry_pb2.Adapter]
+    """Lets other tenants use the adapter too, from their next request on."""
+    UnshareAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UnshareAdapterRequest, _registry_pb2.Adapter]
+    """Takes that back: their next request is refused; what runs ends."""
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteAdapterRequest, _registry_pb2.DeleteAdapterResponse]
     """Deletes the adapter: no new requests; leases run out, then weights leave every tier."""
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchAdaptersRequest, _registry_pb2.AdapterEvent]
@@ -93,6 +97,10 @@ class AdapterRegistryAsyncStub(AdapterRegistryStub):
     """Keeps the adapter in a tier of its workers."""
     UnpinAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.UnpinAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
     """Takes the pin back."""
+    ShareAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.ShareAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
+    """Lets other tenants use the adapter too, from their next request on."""
+    UnshareAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.UnshareAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
+    """Takes that back: their next request is refused; what runs ends."""
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteAdapterRequest, _registry_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
     """Deletes the adapter: no new requests; leases run out, then weights leave every tier."""
     WatchAdapters: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchAdaptersRequest, _registry_pb2.AdapterEvent]  # type: ignore[assignment]
@@ -188,6 +196,22 @@ class AdapterRegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
         """Takes the pin back."""
+
+    @_abc_1.abstractmethod
+    def ShareAdapter(
+        self,
+        request: _registry_pb2.ShareAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
+        """Lets other tenants use the adapter too, from their next request on."""
+
+    @_abc_1.abstractmethod
+    def UnshareAdapter(
+        self,
+        request: _registry_pb2.UnshareAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.Adapter, _abc.Awaitable[_registry_pb2.Adapter]]:
+        """Takes that back: their next request is refused; what runs ends."""
 
     @_abc_1.abstractmethod
     def DeleteAdapter(

@@ -189,10 +189,13 @@ class Lease(_message.Message):
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
+    MAY_LEAVE_FIELD_NUMBER: _builtins.int
     fencing_token: _builtins.int
     """Grows with every change of leader; a command with a lower one is refused."""
     ttl_s: _builtins.float
     """The lease ends this long after its arrival unless renewed."""
+    may_leave: _builtins.bool
+    """All that the worker's drain waited for has been done: it may leave."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantKey]:
         """Keys that verify grants, newest first."""
@@ -203,10 +206,11 @@ class Lease(_message.Message):
         fencing_token: _builtins.int = ...,
         ttl_s: _builtins.float = ...,
         grant_keys: _abc.Iterable[Global___GrantKey] | None = ...,
+        may_leave: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "grant_keys", b"grant_keys", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "grant_keys", b"grant_keys", "may_leave", b"may_leave", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,26 +594,39 @@ class DirectUsage(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     COLD_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_S_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt; 0 when nothing was computed."""
     completion_tokens: _builtins.int
     """New tokens, over all choices."""
     cold: _builtins.bool
     """The adapter was read from disk or source; absent when it never was needed."""
+    failed: _builtins.bool
+    """It failed, and not by what its client sent or did."""
+    first_token_s: _builtins.float
+    """From its arrival to its first token, loading the adapter not included; absent when it got none."""
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         cold: _builtins.bool | None = ...,
+        failed: _builtins.bool = ...,
+        first_token_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cold", b"_cold", "cold", b"cold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cold", b"_cold", "_first_token_s", b"_first_token_s", "cold", b"cold", "first_token_s", b"first_token_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cold", b"_cold", "cold", b"cold", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cold", b"_cold", "_first_token_s", b"_first_token_s", "cold", b"cold", "completion_tokens", b"completion_tokens", "failed", b"failed", "first_token_s", b"first_token_s", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cold: _TypeAlias = _typing.Literal["cold"]  # noqa: Y015
     _WhichOneofArgType__cold: _TypeAlias = _typing.Literal["_cold", b"_cold"]  # noqa: Y015
+    _WhichOneofReturnType__first_token_s: _TypeAlias = _typing.Literal["first_token_s"]  # noqa: Y015
+    _WhichOneofArgType__first_token_s: _TypeAlias = _typing.Literal["_first_token_s", b"_first_token_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cold) -> _WhichOneofReturnType__cold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_s) -> _WhichOneofReturnType__first_token_s | None: ...
 
 Global___DirectUsage: _TypeAlias = DirectUsage  # noqa: Y015
 

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from protos.inference.v1 import inference_pb2
 from protos.registry.v1 import registry_pb2 as pb
+from protos.sync.v1 import sync_pb2 as sync
 from tests.control_plane.adapter_files import write_adapter
 from tests.control_plane.fake_worker import Script
 from tests.control_plane.replica import Replica, details, eventually, ready, replica
@@ -79,6 +80,30 @@ async def test_a_canary_that_fails_is_rolled_back_and_the_decision_is_visible(
         assert ended.decisions[-1].kind == pb.TrafficDecision.KIND_CANARY_ROLLED_BACK
         assert "failed" in ended.decisions[-1].reason
         assert {await generate(control) for _ in range(5)} == {1}
+
+
+async def test_a_canary_whose_direct_requests_fail_is_rolled_back(redis: Redis, tmp_path: Path) -> None:
+    async with replica(redis, tmp_path) as control, control.worker().run() as worker:
+        await ready(control, "worker-0")
+        await two_revisions(control, tmp_path)
+        await control.registry.StartCanary(
+            pb.StartCanaryRequest(name="bot", percent=50, min_requests=3), metadata=control.as_("acme")
+        )
+        routed = inference_pb2.RouteRequest(model="bot", prompt_tokens=5)
+        for _ in range(40):
+            answer = await control.inference.Route(routed, metadata=control.as_("acme-user"))
+            failed = answer.revision == 2
+            usage = sync.DirectUsage(prompt_tokens=5, failed=failed, first_token_s=None if failed else 0.1)
+            worker.tell(sync.DirectRequest(grant=answer.grant, usage=usage))
+
+        async def rolled_back() -> Any:
+            adapter = await control.registry.GetAdapter(
+                pb.GetAdapterRequest(name="bot"), metadata=control.as_("acme")
+            )
+            return adapter if not adapter.HasField("canary") else None
+
+        adapter = await eventually(rolled_back)
+        assert adapter.decisions[-1].kind == pb.TrafficDecision.KIND_CANARY_ROLLED_BACK
 
 
 async def test_every_revision_with_traffic_is_loaded_ahead(redis: Redis, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from control_plane.api.server import SERVICES
 from protos.access.v1 import access_pb2
 from protos.fleet.v1 import fleet_pb2
+from protos.inference.v1 import inference_pb2
 from protos.quota.v1 import quota_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from tests.control_plane.adapter_files import write_adapter
@@ -220,3 +221,33 @@ async def test_tenant_admin_manages_inference_keys_of_its_tenant_alone(redis: Re
         await control.access.RevokeKey(
             access_pb2.RevokeKeyRequest(key_id=made.key.key_id), metadata=control.as_("acme")
         )
+
+
+async def test_sharing_takes_effect_on_the_next_request_and_is_audited(redis: Redis, tmp_path: Path) -> None:
+    async with replica(redis, tmp_path) as control, control.worker().run():
+        await ready(control, "worker-0")
+        source = str(write_adapter(tmp_path / "acme" / "bot"))
+        await control.registry.RegisterAdapter(
+            pb.RegisterAdapterRequest(name="bot", source=source), metadata=control.as_("acme")
+        )
+        wanted = inference_pb2.RouteRequest(model="acme/bot", prompt_tokens=5)
+
+        async def code() -> grpc.StatusCode:
+            try:
+                await control.inference.Route(wanted, metadata=control.as_("globex-user"))
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        assert await code() is grpc.StatusCode.NOT_FOUND
+        share = pb.ShareAdapterRequest(name="bot", with_tenants=["globex"])
+        shared = await control.registry.ShareAdapter(share, metadata=control.as_("acme"))
+        assert (list(shared.shared_with), await code()) == (["globex"], grpc.StatusCode.OK)
+        unshare = pb.UnshareAdapterRequest(name="bot", with_tenants=["globex"])
+        shared = await control.registry.UnshareAdapter(unshare, metadata=control.as_("acme"))
+        assert (list(shared.shared_with), await code()) == ([], grpc.StatusCode.NOT_FOUND)
+        audit = await control.access.ListAuditEvents(
+            access_pb2.ListAuditEventsRequest(), metadata=control.as_("admin")
+        )
+        told = [event.targets for event in audit.events if event.method.endswith("/ShareAdapter")]
+        assert [list(targets) for targets in told] == [["name=bot", "with_tenants=globex"]]

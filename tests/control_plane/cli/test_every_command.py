@@ -59,7 +59,12 @@ def test_every_command_prints_json_and_says_what_it_is_for(path: tuple[str, ...]
 def test_without_a_control_plane_every_command_fails_with_one_line_that_says_what_to_do(
     path: tuple[str, ...], tmp_path: Path
 ) -> None:
-    arguments = {"generate": ["base", "hello"], "canary": ["bot", "--percent", "5"]}.get(path[-1])
+    arguments = {
+        "generate": ["base", "hello"],
+        "canary": ["bot", "--percent", "5"],
+        "share": ["bot", "--with", "globex"],
+        "unshare": ["bot", "--with", "globex"],
+    }.get(path[-1])
     if arguments is None:
         required = [parameter for parameter in COMMANDS[path].params if parameter.required]
         arguments = ["x" for parameter in required if parameter.param_type_name == "argument"]

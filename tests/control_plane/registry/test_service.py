@@ -125,19 +125,6 @@ async def test_a_bad_field_is_named(
     assert error.value.field == field
 
 
-async def test_an_adapter_that_is_refused_or_missing_is_not_stored(registry: Registry, root: Path) -> None:
-    declared = new(root)
-    (root / "acme" / "bot" / "adapter_config.json").unlink()
-    with pytest.raises(Refused, match=r"has no adapter_config.json"):
-        await registry.register(declared)
-    shutil.rmtree(root / "acme")
-    with pytest.raises(NotFound, match="source"):
-        await registry.register(declared)
-    with pytest.raises(NotFound, match="acme/bot"):
-        await registry.get(BOT)
-    assert await registry.version() == 0
-
-
 async def test_another_digest_than_expected_is_refused_with_both(registry: Registry, root: Path) -> None:
     expected = "sha256:" + "0" * 64
     with pytest.raises(Refused, match=f"sha256:[0-9a-f]+, not the expected {expected}"):

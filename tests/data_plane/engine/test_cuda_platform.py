@@ -230,6 +230,29 @@ def test_a_probe_that_fails_names_the_block_size(root: Path):
     ]
 
 
+def test_an_open_block_size_is_what_the_kernel_that_serves_takes(root: Path):
+    settings = EngineConfig(**config(root).model_dump(include={"model"}))
+    assert settings.block_size == 0, "left open"
+    platform = CudaPlatform(settings, BufferedDevice(), TOTAL_BYTES, probe=lambda *_: "it refuses")
+    found = _traced(settings)
+    assert platform.block_size(found, torch.bfloat16) == 256
+    assert platform.block_size(found, torch.float32) == 16, "plain PyTorch takes any"
+    with capture_logs() as lines:
+        platform.attention(found, torch.bfloat16, 256)
+    assert [line["reason"] for line in lines] == ["varlen_attn with block_size 256: it refuses"]
+
+
+@pytest.mark.usefixtures("_stand_ins")
+def test_a_worker_whose_block_size_is_left_open_captures_graphs_and_gives_the_same_tokens(root: Path):
+    recorder, settings = RerunRecorder(), config(root, block_size=0, kv_cache_bytes=64 << 20)
+    runtime = made(settings, BufferedDevice(), recorder)
+    assert (runtime.block_size, runtime.runner._model._parts.kv.block_size) == (256, 256)
+    found = outputs(runtime, batch(3))
+    assert recorder.replays > 0
+    cpu = config(root, device="cpu")
+    assert found == outputs(load(build_runtime(cpu), cpu), batch(3))
+
+
 def _traced(settings: EngineConfig) -> Any:
     from data_plane.models.build import load_definition
     from data_plane.models.trace import trace

@@ -11,6 +11,7 @@ from data_plane.errors import (
     RequestCancelled,
     WorkerError,
 )
+from data_plane.scheduler.request import RequestState
 from data_plane.scheduler.sampling import SamplingParams
 from tests.data_plane.fakes import EOS, GREEDY, Bench, Clock, oracle, source
 
@@ -121,7 +122,7 @@ def test_cancel_works_while_preempted():
 
 
 @pytest.mark.parametrize("adapter", [None, SUPPORT])
-def test_a_deadline_ends_a_request_in_every_state(adapter):
+def test_a_deadline_ends_a_request_on_time(adapter):
     clock = Clock()
     bench = Bench(clock=clock, automatic=adapter is None)
     bench.add("a", adapter=adapter, sampling=greedy(40, ignore_eos=True), deadline_s=clock.now + 5)
@@ -133,6 +134,44 @@ def test_a_deadline_ends_a_request_in_every_state(adapter):
     bench.step()
     assert isinstance(bench.error("a"), DeadlineExceeded)
     assert bench.engine.status().free_blocks == 64
+
+
+def in_state(state: RequestState, clock: Clock) -> Bench:
+    """An engine in which request "it" is in this state, with five seconds left."""
+    bench = Bench(clock=clock, num_blocks=8, max_num_seqs=2, automatic=state is not RequestState.LOADING)
+    long, adapter = greedy(20, ignore_eos=True), SUPPORT if state is RequestState.LOADING else None
+    crowd = {RequestState.WAITING: 2, RequestState.PREEMPTED: 1}.get(state, 0)
+    for number in range(crowd):
+        bench.add(str(number), (number, 1, 2, 3, 4), sampling=long)
+    bench.step()
+    bench.add("it", (9, 1, 2, 3, 4), adapter, long, deadline_s=clock.now + 5)
+    request = bench.engine._live.get("it")
+    for _ in range(30):
+        if request.state is state:
+            return bench
+        bench.step()
+    raise AssertionError(f"the request never came to be {state}: {request.state}")
+
+
+@pytest.mark.parametrize(
+    "state", [state for state in RequestState if state.value not in ("finished", "failed", "cancelled")]
+)
+@pytest.mark.parametrize(("way", "error"), [("cancel", RequestCancelled), ("deadline", DeadlineExceeded)])
+def test_cancel_and_deadline_end_a_request_in_every_state_within_one_step(state, way, error):
+    clock = Clock()
+    bench = in_state(state, clock)
+    if way == "cancel":
+        bench.engine.cancel("it")
+    else:
+        clock.now += 5
+    bench.step()
+    assert isinstance(bench.error("it"), error)
+    bench.engine.check()
+    bench.reads.automatic = bench.copies.automatic = True
+    bench.reads.run()
+    bench.run()
+    assert bench.engine.status().free_blocks == 8
+    assert all(held.leases == 0 for held in bench.held().values())
 
 
 def test_a_broken_adapter_fails_only_the_requests_that_need_it():

@@ -201,6 +201,31 @@ def test_a_request_joins_the_load_that_is_under_way_and_makes_it_urgent():
     assert len(bench.reads.jobs) == 1
 
 
+def test_only_loads_that_a_request_waits_for_are_urgent():
+    bench = Bench(automatic=False)
+    bench.engine.command(Load(OLD))
+    bench.engine.command(Load(OTHER, into_slot=True))
+    bench.add("a", adapter=NEW)
+    bench.step()
+    assert len(bench.reads.jobs) == 3
+    assert bench.reads.urgent == [NEW_DIGEST]
+
+
+def test_loads_of_one_digest_are_one_read_however_many_want_it():
+    bench = Bench(automatic=False)
+    futures = [bench.engine.command(Load(OLD, into_slot=into_slot)) for into_slot in (False, True, False)]
+    bench.add("a", adapter=OLD)
+    bench.add("rival", adapter=source("copycat", tenant="rival", digest=OLD_DIGEST))
+    bench.step(3)
+    assert len(bench.reads.jobs) == 1
+    bench.reads.automatic = bench.copies.automatic = True
+    bench.reads.run()
+    bench.run()
+    assert bench.reader.reads == {OLD_DIGEST: 1}
+    assert all(future.exception() is None for future in futures)
+    assert bench.tokens("a") == bench.tokens("rival") == oracle(OLD_DIGEST, (1, 2, 3), GREEDY)
+
+
 def test_a_load_into_a_slot_takes_no_slot_that_is_in_use():
     bench = Bench(max_loras=1)
     running(bench)

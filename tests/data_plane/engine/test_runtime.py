@@ -39,6 +39,11 @@ def test_the_kv_cache_fills_its_bytes(world: World):
     assert world.runtime.bytes.kv_cache == world.runtime.num_blocks * block_bytes
 
 
+def test_blocks_are_as_long_as_asked_for_and_else_as_the_platform_chooses(world: World):
+    assert world.runtime.block_size == 4
+    assert build_runtime(tiny_config(world.base, world.root, block_size=0)).block_size == 16
+
+
 def test_max_model_len_is_the_smaller_of_settings_and_model(world: World):
     assert world.runtime.max_model_len == 512
     assert build_runtime(tiny_config(world.base, world.root, max_model_len=100)).max_model_len == 100

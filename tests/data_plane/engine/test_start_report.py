@@ -42,5 +42,12 @@ def test_the_start_is_summed_up_in_one_line(world: World):
         log_start(tiny_config(world.base, world.root), world.runtime)
     (memory,) = [entry for entry in logs if entry["event"] == "memory"]
     assert memory["kv_cache"] == "1 MiB (512 blocks)"
+    pool = world.runtime.rank_pool
+    assert memory["rank_pool"] == f"{pool.num_pages * pool.page_bytes / 1024:.4g} KiB"
+    # Its weights are never fewer than the checkpoint's; packed copies of them may come on top.
+    stored = (world.base / "model.safetensors").stat().st_size / 1024
+    amount, unit = memory["weights"].split()
+    assert unit == "KiB"
+    assert 0.95 * stored < float(amount) < 2 * stored
     assert memory["adapters_fit"].startswith("rank 8: 3 in slots, ")
     assert [entry["field"] for entry in logs if entry["log_level"] == "warning"] == ["max_cpu_loras"]

@@ -6,7 +6,7 @@ and a lease too many each fail (see fakes.py).
 
 from dataclasses import dataclass
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_plane.engine.events import Evict, Finished, Started
@@ -58,8 +58,17 @@ def sampling_of(add: Add) -> SamplingParams:
     return SamplingParams(temperature=0, max_tokens=add.max_tokens, n=add.n)
 
 
+EVICTED_BEFORE_ADMITTED = [
+    *(Add(1, 1, 3, 1, 0), Add(1, 4, 3, 1, 0), 1, 2),
+    *(Add(1, 0, 1, 1, 0), Add(1, 0, 1, 1, 0), Add(1, 0, 2, 3, 0), Add(1, 2, 1, 1, 0), Add(1, 3, 1, 1, 0), 4),
+    *(Add(1, 0, 1, 1, 0), Leave(3, cancel_running=False)),
+]
+
+
 @settings(max_examples=60, deadline=None)
 @given(operations, st.integers(24, 60), st.integers(1, 2))
+@example(EVICTED_BEFORE_ADMITTED, 24, 2)
+@example([Add(1, 0, 1, 1, 0), Cancel(0)], 24, 1)
 def test_every_request_ends_with_its_own_answer_and_leaves_nothing_behind(operations, num_blocks, max_loras):
     bench = Bench(num_blocks=num_blocks, max_loras=max_loras, max_num_seqs=4)
     asked: list[Add] = []
@@ -91,6 +100,7 @@ def test_every_request_ends_with_its_own_answer_and_leaves_nothing_behind(operat
                     bench.step()
                     bench.engine.check()
     bench.run()
+    bench.step()  # hands out what a cancel after the last step said
     bench.engine.check()
     for number, add in enumerate(asked):
         events = bench.events[str(number)]

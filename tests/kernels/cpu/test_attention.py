@@ -50,14 +50,15 @@ class Problem:
     shape: tuple[int, int, int, int] = SHAPES["grouped"]
     dtype: torch.dtype = torch.float32
     poison: float = 0.0  # what the cache holds where nobody wrote
+    num_blocks: int = NUM_BLOCKS
     lengths: list[int] = field(default_factory=lambda: [past + new for past, new in SEQUENCES])
 
     def __post_init__(self):
         heads, group, k_dim, v_dim = self.shape
         generator = torch.Generator().manual_seed(0)
-        free = torch.randperm(NUM_BLOCKS, generator=generator).tolist()
+        free = torch.randperm(self.num_blocks, generator=generator).tolist()
         self.caches = [
-            torch.full((NUM_BLOCKS, BLOCK_SIZE, heads, dim), self.poison, dtype=self.dtype)
+            torch.full((self.num_blocks, BLOCK_SIZE, heads, dim), self.poison, dtype=self.dtype)
             for dim in (k_dim, v_dim)
         ]
 
@@ -146,15 +147,21 @@ def test_any_head_size_and_group_equals_fp64(name: str, shape: str, dtype: torch
 
 
 @pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize(("shape", "dtype"), [("grouped", torch.float32), ("wide", torch.bfloat16)])
 @pytest.mark.parametrize("options", ["plain", "window"])
-def test_nothing_that_the_sequences_did_not_write_is_read(name: str, options: str):
-    check(Problem(poison=float("nan")), implementation(name), OPTIONS[options])
+def test_nothing_that_the_sequences_did_not_write_is_read(
+    name: str, options: str, shape: str, dtype: torch.dtype
+):
+    problem = Problem(shape=SHAPES[shape], dtype=dtype, poison=float("nan"))
+    check(problem, implementation(name), OPTIONS[options])
 
 
 @pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("shape", ["grouped", "one head"])  # rows as they lie, and packed ones
 @pytest.mark.parametrize("options", ["plain", "wide window"])
-def test_a_prompt_in_chunks_has_the_bits_of_the_whole(name: str, options: str):
-    problem, attention = Problem(lengths=[150], dtype=torch.bfloat16), implementation(name)
+def test_a_prompt_in_chunks_has_the_bits_of_the_whole(name: str, options: str, shape: str):
+    problem = Problem(shape=SHAPES[shape], lengths=[150], dtype=torch.bfloat16)
+    attention = implementation(name)
     whole = problem.attend(attention, OPTIONS[options], [(0, 150)])
     spans = [(0, 7), (7, 64), (71, 1), (72, 78)]
     chunks = [problem.attend(attention, OPTIONS[options], [span]) for span in spans]
@@ -173,6 +180,25 @@ def test_a_sequence_has_the_same_bits_in_every_batch_and_with_every_number_of_th
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found, whole[:90])
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("options", ["plain", "wide window", "all"])
+def test_one_of_many_decodes_has_the_bits_of_one_alone(name: str, options: str):
+    # So many that a thread takes all heads of a sequence at once.
+    pasts = [69 - n for n in range(16 * 2)]
+    problem = Problem(
+        shape=SHAPES["wide"], dtype=torch.bfloat16, lengths=[past + 1 for past in pasts], num_blocks=640
+    )
+    chosen, attention = OPTIONS[options], implementation(name)
+    for sequence, past in zip(problem.sequences, pasts, strict=True):
+        problem.write(sequence, past)
+    together = problem.attend(attention, chosen, [(past, 1) for past in pasts])
+    sequences = problem.sequences
+    for row, past in enumerate(pasts):
+        problem.sequences = sequences[row : row + 1]
+        alone = problem.attend(attention, chosen, [(past, 1)])
+        assert torch.equal(alone, together[row : row + 1])
 
 
 def test_what_the_kernels_cannot_read_is_computed_by_pytorch():

@@ -48,8 +48,8 @@ def end_to_end(device: str = "cuda") -> dict[str, Any]:
         expected, _ = answers(base, "cpu", dtype="float32", cpu_kernels="torch")
         runs = {
             "float32": {"dtype": "float32"},
-            "float16": {"dtype": "float16", "block_size": 256, "enforce_eager": True},
-            "float16_graphs": {"dtype": "float16", "block_size": 256},
+            "float16": {"dtype": "float16", "enforce_eager": True},
+            "float16_graphs": {"dtype": "float16"},
         }
         found: dict[str, Any] = {}
         for name, settings in runs.items():

@@ -1,14 +1,17 @@
 """Runs the real host code of the launches with no GPU: a driver that compiles but only records.
 
-    python -m tests.kernels.triton.dry_run
+    python -m tests.kernels.triton.dry_run [--rows]
 
 Prints JSON: compilations of each kernel over a sweep of decode batches, the launches, and whether
-a block size that no GPU can hold is refused. Tensors are on the CPU; nothing is computed.
+a block size that no GPU can hold is refused; with `--rows`, the compilations of every row of the
+block table over three batches of it. Tensors are on the CPU; nothing is computed.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,15 +20,17 @@ from triton.backends.driver import DriverBase
 from triton.runtime.errors import OutOfResources
 
 from kernels.lora.ops import add_lora
-from kernels.lora.pool import LoraModule, SlotRows, SlotTable
+from kernels.lora.pool import PAGE_ROWS, LoraModule, SlotRows, SlotTable
 from kernels.lora.segments import build_segments
 from kernels.lora.triton import expand, shrink
-from kernels.lora.triton.configs import BlockTable, Bounds, ExpandConfig, ShrinkConfig
+from kernels.lora.triton.configs import BlockTable, Bounds, ExpandConfig, ShrinkConfig, load_table
 from kernels.lora.triton.ops import TritonLoraOps
 from tests.kernels.triton.targets import MAX_SHARED, TARGETS
+from tests.kernels.triton.tuner import Sample, sample_of
 
 TARGET = "sm_90"
 BATCHES = (1, 2, 3, 7, 8, 16, 17, 31, 32, 48, 64)
+FEWER = (0, 1, 3)  # tokens than a row's sample has
 NUM_SLOTS, RANK, IN_FEATURES, WIDTHS = 40, 16, 4096, (4096, 1024, 1024)
 
 
@@ -75,12 +80,19 @@ class RecordingDriver(DriverBase):
         raise RuntimeError("nothing runs here")
 
 
-def made_module() -> LoraModule:
+def made_module(num_slots: int, rank: int, in_features: int, widths: Sequence[int]) -> LoraModule:
     """A pool of one page list per slot, whose numbers do not matter."""
-    slots = SlotTable([SlotRows((2 * slot, 2 * slot + 1), ((RANK,) * 3,)) for slot in range(NUM_SLOTS)])
-    columns = (slice(0, 4096), slice(4096, 5120), slice(5120, 6144))
-    a = torch.empty(NUM_SLOTS * RANK, 3, IN_FEATURES, dtype=torch.bfloat16)
-    return LoraModule(0, a, torch.empty(NUM_SLOTS * RANK, sum(WIDTHS), dtype=torch.bfloat16), columns, slots)
+    pages = rank // PAGE_ROWS
+    slots = SlotTable(
+        [
+            SlotRows(tuple(range(slot * pages, (slot + 1) * pages)), ((rank,) * len(widths),))
+            for slot in range(num_slots)
+        ]
+    )
+    edges = [0, *accumulate(widths)]
+    columns = tuple(slice(begin, end) for begin, end in pairwise(edges))
+    a = torch.empty(num_slots * rank, len(widths), in_features, dtype=torch.bfloat16)
+    return LoraModule(0, a, torch.empty(len(a), edges[-1], dtype=torch.bfloat16), columns, slots)
 
 
 def launch(ops: TritonLoraOps, module: LoraModule, num_tokens: int, num_adapters: int) -> None:
@@ -94,6 +106,40 @@ def compilations() -> dict[str, int]:
     """Specialisations made so far."""
     kernels = {"shrink": shrink._shrink_kernel, "expand": expand._expand_kernel}
     return {name: len(kernel.device_caches[0][0]) for name, kernel in kernels.items()}
+
+
+def launch_sample(sample: Sample, fewer: int) -> None:
+    """The sample's kernel for a batch of its row, with `fewer` tokens."""
+    module = made_module(sample.num_adapters, sample.rank, sample.in_features, sample.widths)
+    ops = TritonLoraOps([module], max_rank=sample.rank, max_tokens=sample.num_tokens, dependent=True)
+    case = sample.case(torch.bfloat16, "cpu")
+    segments = build_segments(case.slots[: len(case.slots) - fewer])
+    x = torch.empty(segments.num_tokens, sample.in_features, dtype=torch.bfloat16)
+    hidden = ops.hidden(segments, module, x)
+    if sample.kernel == "shrink":
+        ops.shrink(x, module, segments, out=hidden)
+    else:
+        out = torch.empty(len(x), sum(sample.widths), dtype=torch.bfloat16)
+        ops.expand(hidden, module, segments, out=out)
+
+
+def compilations_of_rows(driver: "RecordingDriver") -> list[dict[str, Any]]:
+    """Of every row of the committed table: batches launched, and specialisations that they made."""
+    table, found = load_table(), list[dict[str, Any]]()
+    for kernel, rows in (("shrink", table.shrink_rows), ("expand", table.expand_rows)):
+        for bounds, _ in rows:
+            made, begin, sample = compilations()[kernel], len(driver.launches), sample_of(kernel, bounds)
+            for fewer in FEWER:
+                launch_sample(sample, fewer)
+            launched = [launch["kernel"] for launch in driver.launches[begin:]]
+            found.append(
+                {
+                    "row": f"{kernel} {asdict(bounds)}",
+                    "launches": launched.count(f"_{kernel}_kernel"),
+                    "compilations": compilations()[kernel] - made,
+                }
+            )
+    return found
 
 
 def refuses_what_does_not_fit(module: LoraModule) -> bool:
@@ -114,7 +160,10 @@ def main() -> int:
     """Sweep, then print."""
     driver = RecordingDriver()
     triton.runtime.driver.set_active(driver)
-    module = made_module()
+    if "--rows" in sys.argv:
+        print(json.dumps(compilations_of_rows(driver)))
+        return 0
+    module = made_module(NUM_SLOTS, RANK, IN_FEATURES, WIDTHS)
     ops = TritonLoraOps([module], max_rank=64, max_tokens=256, dependent=True)
     steps = {}
     for num_tokens in BATCHES:

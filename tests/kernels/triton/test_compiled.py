@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import triton
 
+from kernels.lora.triton.configs import load_table
+
 GOLDEN = Path(__file__).with_name("golden") / f"{triton.__version__}.json"
 REGISTER_SLACK = 8  # of the golden file: what another build of the same compiler may differ by
 
@@ -64,6 +66,16 @@ def dry_run() -> dict[str, Any]:
 def test_a_sweep_of_batch_sizes_compiles_each_kernel_once_a_table_row(dry_run: dict[str, Any]):
     assert dry_run["compilations"] == {"shrink": 1, "expand": 1}
     assert dry_run["compilations_of_two_rows"] == {"shrink": 2, "expand": 2}
+
+
+@pytest.mark.slow
+def test_every_table_row_is_compiled_once_at_most_whatever_the_batch():
+    rows = json.loads(run_module("dry_run", "--rows").splitlines()[-1])
+    table = load_table()
+    assert len(rows) == len(table.shrink_rows) + len(table.expand_rows)
+    # None at all where a row before has the same block sizes.
+    assert {row["row"]: row for row in rows if row["compilations"] > 1 or row["launches"] != 3} == {}
+    assert sum(row["compilations"] for row in rows) >= 12
 
 
 def test_a_module_is_two_launches_and_a_grid_has_a_program_for_each_tile_block_and_split(

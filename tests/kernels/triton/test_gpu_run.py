@@ -1,5 +1,8 @@
 """What of `make gpu` can be tried without a GPU: all but the clock and the capture of graphs."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +14,33 @@ from kernels.lora.triton.configs import load_table
 from tests.kernels.gpu import run as gpu
 from tests.kernels.triton import step_time
 from tests.kernels.triton.cases import BOUND
-from tests.kernels.triton.roofline import Model, Projection
+from tests.kernels.triton.roofline import H100, Model, Projection
 from tests.kernels.triton.tuner import Sample
 
 TINY = Model("tiny", 2, (Projection("qkv", 64, (32, 16, 16)), Projection("o", 64, (64,))))
+
+
+PLAIN_IMAGE = ("torch", "torchgen", "triton", "numpy", "tqdm", "typing_extensions")
+# Names of packages from outside Python's library that importing all of `make gpu` has brought in.
+IMPORTED = """
+import sys
+from tests.kernels.gpu import run
+files = {name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}
+# What begins with _ is how this python was set up.
+print(*(name for name in files - sys.stdlib_module_names if name[0] != "_"))
+"""
+
+
+def module_run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """This python on the repository, with nothing of the tests' environment but what is given."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        check=False,
+    )
 
 
 class EagerGraph:
@@ -70,6 +96,50 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pyt
     assert gpu.main(["--out", str(tmp_path / "out")]) == 2
     assert "no GPU" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_make_gpu_without_a_gpu_is_one_line_and_no_traceback(tmp_path: Path):
+    done = module_run(["-m", "tests.kernels.gpu", "--out", str(tmp_path / "out")], CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.splitlines() == [
+        "no GPU: torch.cuda.is_available() is False. `make kernels` needs none."
+    ]
+
+
+def test_a_python_without_torch_is_named_and_nothing_is_imported():
+    # -S: no packages but Python's own.
+    done = module_run(["-S", "-m", "tests.kernels.gpu"])
+    assert (done.returncode, done.stderr) == (2, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"no GPU run: {sys.executable} lacks torch, triton;")
+
+
+def test_it_imports_nothing_that_a_plain_image_of_pytorch_lacks():
+    found = set(module_run(["-c", IMPORTED]).stdout.split())
+    assert {"torch", "triton"} <= found <= {"kernels", "tests", *PLAIN_IMAGE}
+
+
+def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stands_in(place: object, name: str, value: object) -> None:
+        monkeypatch.setattr(place, name, lambda *arguments: value)
+
+    stands_in(torch.cuda, "is_available", True)
+    stands_in(torch.cuda, "get_device_name", "stand-in")
+    stands_in(gpu, "replayed_graph", BOUND / 2)
+    stands_in(gpu, "attempted_end_to_end", {"skipped": "not installed: transformers"})
+    stands_in(gpu, "limits_of_device", H100)
+    stands_in(gpu, "step_times", [])
+    stands_in(step_time, "LaunchTimer", lambda sample, table: 1.0)
+    for error, status in ((BOUND / 2, 0), (BOUND, 1)):
+        stands_in(gpu, "correctness", [{"error": error}])
+        assert gpu.main(["--out", str(tmp_path)]) == status
+    table = load_table()
+    assert load_table(tmp_path / "table.json") == table
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result["tuned"]) == len(table.shrink_rows) + len(table.expand_rows)
+    assert result["limits"]["name"] == H100.name
 
 
 def test_correctness_stops_at_its_deadline_and_reports_what_it_did():

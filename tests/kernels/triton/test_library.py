@@ -1,7 +1,10 @@
 """The custom operators as torch.compile and CUDA graphs see them."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch._dynamo import lookup_backend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels.lora.segments import build_segments
@@ -51,12 +54,38 @@ def test_torch_finds_the_schemas_and_the_fake_implementations_true(
     seen: list[tuple[object, ...]] = []
     operator = getattr(library, f"lora_{which}")
     monkeypatch.setattr(library, f"lora_{which}", lambda *arguments: seen.append(arguments))
-    hidden = ops.hidden(segments, module, problem.x).zero_()
+    # Ones: what adds nothing would not show that `out` is written.
+    hidden = ops.hidden(segments, module, problem.x).fill_(1.0)
     if which == "shrink":
         ops.shrink(problem.x, module, segments, out=hidden)
     else:
         ops.expand(hidden, module, segments, out=problem.base)
     torch.library.opcheck(operator, seen[0], test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_projection_is_one_graph_with_both_operators_and_gives_the_same_bits(backend: str):
+    small = Case(64, (32, 16), ((8, 8), (16, 3)), (0, 1, None, 1), torch.bfloat16, affine=True)
+    problem = build(small)
+    ops, module, segments = operations(small, problem), problem.module, build_segments(small.slots)
+    ops.prepare(segments)
+    seen: list[str] = []
+
+    def recorded(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        seen.extend(str(node.target) for node in graph.graph.nodes if "loraplane" in str(node.target))
+        return lookup_backend(backend)(graph, inputs)
+
+    def projection(x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        # Written in place between two operators that a compiler would like to fuse or to reorder.
+        out = base * 2
+        ops.add(x, module, segments, out=out)
+        return out + 1
+
+    with torch.inference_mode():
+        found = torch.compile(projection, backend=recorded, fullgraph=True)(problem.x, problem.base)
+        expected = projection(problem.x, problem.base)
+    assert torch.equal(found.view(torch.int16), expected.view(torch.int16))
+    assert seen == ["loraplane.lora_shrink.default", "loraplane.lora_expand.default"]
 
 
 def test_a_graph_of_other_adapters_is_replayed_by_writing_tiles_alone():

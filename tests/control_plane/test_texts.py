@@ -6,7 +6,7 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from control_plane.api.texts import MAX_BYTES, clipped
+from control_plane.texts import MAX_BYTES, clipped
 from protos.registry.v1 import registry_pb2
 from tests.control_plane.replica import replica
 
