@@ -53,6 +53,18 @@ def joined(parts: Sequence[Calls]) -> Calls:
     }
 
 
+def rows_of(calls: Calls, span: range) -> Calls:
+    """What went in and came out for some of the tokens."""
+    rows = slice(span.start, span.stop)
+    return {
+        name: Call(
+            tuple(tensor[:, rows] for tensor in call.inputs),
+            tuple(tensor[:, rows] for tensor in call.outputs),
+        )
+        for name, call in calls.items()
+    }
+
+
 def first_difference(found: Calls, expected: Calls) -> str | None:
     """The name of the first module with equal inputs and other outputs; None when there is none."""
     # In order of ending: a module comes before those that contain it.

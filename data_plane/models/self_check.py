@@ -17,10 +17,17 @@ from transformers.utils import logging
 
 from data_plane.errors import ModelRefused
 from data_plane.models.build import prepared
-from data_plane.models.divergence import TOLERANCE, first_difference, joined, recorded, relative_difference
+from data_plane.models.divergence import (
+    TOLERANCE,
+    first_difference,
+    joined,
+    recorded,
+    relative_difference,
+    rows_of,
+)
 from data_plane.models.tiny_config import all_heads, tiny_config
 from data_plane.models.trace import trace
-from data_plane.models.trial import ONE_STEP, TOKENS, FlattenedTrial, apart, first_positions
+from data_plane.models.trial import ONE_STEP, STEPS, TOKENS, FlattenedTrial, apart, first_positions
 from kernels.cpu.attention import PagedAttention
 
 
@@ -104,14 +111,21 @@ def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
 def _place_of_difference(
     model: PreTrainedModel, ours: PreTrainedModel, trial: FlattenedTrial, first: tuple[int, int]
 ) -> str:
-    """Both sequences whole in one step: which module is the first to see more than its own sequence?"""
+    """Which module is the first to answer otherwise, with both sequences whole in one step, then as served.
+
+    In one step it is one that sees more than its own sequence, later one that does not see what came before.
+    """
     expected = [
         recorded(model, len(TOKENS[i]), lambda i=i: apart(model, i, first[i]))  # type: ignore[misc]
         for i in range(len(TOKENS))
     ]
-    found = recorded(ours, sum(map(len, TOKENS)), lambda: trial.forward(ONE_STEP))
-    name = first_difference(found, joined(expected))
-    return "" if name is None else f", first in {name} ({type(ours.get_submodule(name)).__name__})"
+    for step in (ONE_STEP, *STEPS):
+        num_tokens = sum(chunk.length for chunk in step)
+        found = recorded(ours, num_tokens, lambda step=step: trial.forward(step))  # type: ignore[misc]
+        name = first_difference(found, joined([rows_of(expected[c.sequence], c.span) for c in step]))
+        if name is not None:
+            return f", first in {name} ({type(ours.get_submodule(name)).__name__})"
+    return ""
 
 
 def _said(error: Exception) -> str:
