@@ -1,11 +1,10 @@
 // What the phases after a product will read, as runs of memory: asked for while the product computes.
 //
-// A thread asks for its own share (every so many-th tile or chunk); the third cache, which all threads
-// share, holds it until then. Nothing here is read: a run may be asked for in vain, or twice.
+// A thread asks for what it will read itself, as far as that can be known: the second cache, which is its own, holds
+// little more than a product's adapters. Nothing here is read: a run may be asked for in vain, or twice.
 #pragma once
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "calls.h"
@@ -20,24 +19,27 @@ class Runs {
 
   void clear() {
     runs.clear();
+    shrunk.clear();
     lines = 0;
   }
 
   Ahead ahead() const { return {runs.data(), runs.data() + runs.size(), 0}; }
 
-  // A and B of every tile.
-  void add(const LoraCall& call) {
+  // A of the thread's units in the order in which it reads them, then B. What is read soon needs no room for long.
+  void add(const LoraCall& call, const std::vector<LoraUnit>& units) {
     const int64_t size = call.pool_dtype == FLOAT32 ? 4 : 2;
-    const int64_t a_row = call.num_slices * call.in_features * size, b_row = call.out_features * size;
-    for (int64_t t = thread; t < call.num_tiles && lines < MAX_AHEAD_LINES; t += num_threads) {
-      const LoraTile& tile = call.tiles[t];
-      if (t >= num_threads && tile.pages == call.tiles[t - num_threads].pages) continue;
-      const int64_t* ranks = tile.ranks + call.module * call.ranks_stride;
-      const int64_t rank = *std::max_element(ranks, ranks + call.num_slices);
-      for (const auto& [base, row] : {std::pair{call.a, a_row}, std::pair{call.b, b_row}})
-        for (int64_t r = 0; r < rank; r += PAGE_ROWS)
-          add(base, tile.pages[r / PAGE_ROWS] * PAGE_ROWS * row, std::min(PAGE_ROWS, rank - r) * row);
-    }
+    add(call, units, call.a, call.num_slices * call.in_features * size, [&] {
+      shrunk.push_back(int64_t(runs.size()));
+      return true;
+    });
+    lines = 0;
+    add(call, units, call.b, call.out_features * size, [&] { return lines < MAX_AHEAD_LINES; });
+  }
+
+  // After so many of its shrinks the thread need not ask for their A any more.
+  void pass(int64_t num_shrinks, Ahead& ahead) const {
+    const Run* next = runs.data() + shrunk[num_shrinks - 1];
+    if (ahead.run < next) ahead = {next, ahead.end, 0};
   }
 
   // Keys and values of every chunk, as far as they were there before the step.
@@ -58,6 +60,20 @@ class Runs {
   }
 
  private:
+  // The rows of every unit of the thread, while `more` after one says so.
+  template <class More>
+  void add(const LoraCall& call, const std::vector<LoraUnit>& units, const void* base, int64_t row, const More& more) {
+    const int64_t* before = nullptr;
+    for (size_t u = size_t(thread); u < units.size(); u += size_t(num_threads)) {
+      const LoraTile& tile = call.tiles[units[u].tile];
+      const int64_t rank = tile.pages == before ? 0 : largest_rank(call, tile);
+      for (int64_t r = 0; r < rank; r += PAGE_ROWS)
+        add(base, tile.pages[r / PAGE_ROWS] * PAGE_ROWS * row, std::min(PAGE_ROWS, rank - r) * row);
+      before = tile.pages;
+      if (!more()) return;
+    }
+  }
+
   void add(const void* base, int64_t offset, int64_t bytes) {
     runs.push_back({static_cast<const char*>(base) + offset, (bytes + LINE_BYTES - 1) / LINE_BYTES});
     lines += runs.back().lines;
@@ -65,6 +81,7 @@ class Runs {
 
   int64_t thread, num_threads, lines = 0;
   std::vector<Run> runs;
+  std::vector<int64_t> shrunk;  // runs up to and with each shrink's
 };
 
 }  // namespace

@@ -109,16 +109,16 @@ struct ChunkTiles {
 };
 
 // What a unit keeps of its rows, queries times group, while it passes over the keys of a head.
-template <class T, class Weight>
+template <class Query, class Weight>
 struct UnitRows {
-  const T** queries;
+  const Query** queries;
   float** outputs;
   float *scores, *sums, *totals, *maxima, *factors;
   Weight* weights;
 
   // scratch: as units.h says
   UnitRows(const AttentionCall& call, int64_t num_rows, float* scratch) {
-    queries = reinterpret_cast<const T**>(scratch);
+    queries = reinterpret_cast<const Query**>(scratch);
     outputs = reinterpret_cast<float**>(scratch + num_rows * FLOATS_PER_ADDRESS);
     scores = scratch + 2 * num_rows * FLOATS_PER_ADDRESS;
     weights = reinterpret_cast<Weight*>(scores + num_rows * KEYS);
@@ -137,15 +137,16 @@ inline void attend_heads(const AttentionCall& call, const AttentionUnit& unit, f
   const ChunkTiles<T> tiles = {call, chunk, call.window && first >= call.window ? first - call.window + 1 : 0,
                                first + unit.length};
   Tile tile(call, scratch);
-  const UnitRows<T, typename Tile::Weight> rows(call, num_rows,
-                                                scratch + KEYS * (call.head_dim + call.v_head_dim) / 2);
+  const UnitRows<typename Tile::Query, typename Tile::Weight> rows(call, num_rows,
+                                                                   scratch + tile_scratch(call, num_rows));
   TileRows<T> found[2];  // the tile at hand, and the one that comes next
   int which = 0;
   tiles.find(unit.kv_head, tiles.first(), found[which]);
   for (int64_t kv_head = unit.kv_head; kv_head < unit.kv_head + unit.num_heads; kv_head++) {
     for (int64_t r = 0; r < num_rows; r++) {
       const int64_t token = chunk.first_row + unit.first + r / group, head = kv_head * group + r % group;
-      rows.queries[r] = static_cast<const T*>(call.query) + token * call.query_token + head * call.query_head;
+      rows.queries[r] =
+          tile.query(r, static_cast<const T*>(call.query) + token * call.query_token + head * call.query_head);
       rows.outputs[r] = rows.sums + r * call.v_head_dim;
       rows.maxima[r] = call.sinks ? static_cast<const float*>(call.sinks)[head] : HIDDEN;
       store(rows.totals + r * LANES, Lanes{});
@@ -182,6 +183,10 @@ void attend_unit(const AttentionCall& call, const AttentionUnit& unit, float* sc
 #if defined(__AVX512BF16__)
   if constexpr (sizeof(T) == sizeof(bf16))
     if (PackedTile::fits(call)) return attend_heads<T, PackedTile>(call, unit, scratch);
+#else
+  if constexpr (sizeof(T) == sizeof(bf16))
+    if (WideTile::fits(call, unit.length * (call.num_heads / call.kv_heads)))
+      return attend_heads<T, WideTile>(call, unit, scratch);
 #endif
   attend_heads<T, RowTile<T>>(call, unit, scratch);
 }

@@ -5,7 +5,8 @@
 //
 // RowTile leaves keys and values where they lie. PackedTile brings them into the form of gemm.h's panels,
 // once for all rows: then no sum runs across a vector, and both products are dot products of bf16, for which
-// the weights p are rounded to bf16. Which of them computes depends on the sizes of the heads alone.
+// the weights p are rounded to bf16. Which of the two computes depends on the sizes of the heads alone.
+// WideTile gives RowTile's numbers: for many rows it widens bf16 once, where no instruction multiplies it.
 #pragma once
 
 #include "calls.h"
@@ -23,11 +24,14 @@ struct TileRows {
 
 template <class T>
 struct RowTile {
+  typedef T Query;
   typedef float Weight;
   const AttentionCall& call;
   const TileRows<T>* rows;
 
   RowTile(const AttentionCall& call, float*) : call(call) {}
+
+  const T* query(int64_t, const T* from) const { return from; }
 
   void place(const TileRows<T>& there) { rows = &there; }
 
@@ -73,15 +77,11 @@ inline void transpose(__m512i (&rows)[16]) {
 
 template <int ROWS>
 inline void add_steps(const bf16* const* x, const bf16* panel, int64_t steps, Lanes (*sums)[VECTORS]) {
-  for (int64_t s = 0; s < steps; s++) {
-    Lanes w[VECTORS];
-    Step<bf16>::load_weights(panel + s * 2 * PANEL, w);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) Step<bf16>::add(x[r] + 2 * s, w, sums[r]);
-  }
+  for (int64_t s = 0; s < steps; s++) Step<bf16>::add<ROWS>(x, 2 * s, panel + s * 2 * PANEL, sums);
 }
 
 struct PackedTile {
+  typedef bf16 Query;
   typedef bf16 Weight;
   const AttentionCall& call;
   bf16 *keys, *values;  // [KEYS / PANEL][head_dim / 2][PANEL][2], [v_head_dim / PANEL][KEYS / 2][PANEL][2]
@@ -92,6 +92,8 @@ struct PackedTile {
   // scratch: KEYS * (head_dim + v_head_dim) / 2 floats
   PackedTile(const AttentionCall& call, float* scratch)
       : call(call), keys(reinterpret_cast<bf16*>(scratch)), values(keys + KEYS * call.head_dim) {}
+
+  const bf16* query(int64_t, const bf16* from) const { return from; }
 
   void place(const TileRows<bf16>& there) {
     end = there.end;
@@ -175,6 +177,65 @@ struct PackedTile {
     if constexpr (ROWS > 1)
       if (height < ROWS) return block<ROWS - 1>(height, first, run);
     run(Rows<ROWS>{}, first);
+  }
+};
+
+#else
+
+struct WideTile {
+  typedef float Query;
+  typedef float Weight;
+  RowTile<float> wide;
+  TileRows<float> rows;
+  float *keys, *values, *queries;  // [KEYS, head_dim], [KEYS, v_head_dim], [num_rows, head_dim]
+
+  static bool fits(const AttentionCall& call, int64_t num_rows) {
+    return call.head_dim % (2 * LANES) == 0 && num_rows > TILE;
+  }
+
+  // scratch: as attention_scratch says
+  WideTile(const AttentionCall& call, float* scratch) : wide(call, nullptr), keys(scratch) {
+    values = keys + KEYS * call.head_dim;
+    queries = values + KEYS * call.v_head_dim;
+  }
+
+  const float* query(int64_t row, const bf16* from) const {
+    float* to = queries + row * wide.call.head_dim;
+    widen_pairs(from, to);
+    return to;
+  }
+
+  void place(const TileRows<bf16>& there) {
+    const AttentionCall& call = wide.call;
+    rows.begin = there.begin;
+    rows.end = there.end;
+    for (int64_t k = there.begin; k < there.end; k++) {
+      float *key = keys + k * call.head_dim, *value = values + k * call.v_head_dim;
+      widen_pairs(there.keys[k], key);
+      int64_t d = 0;
+      for (; d + LANES <= call.v_head_dim; d += LANES) store(value + d, load(there.values[k] + d));
+      for (; d < call.v_head_dim; d++) value[d] = load_one(there.values[k] + d);
+      rows.keys[k] = key;
+      rows.values[k] = value;
+    }
+    wide.place(rows);
+  }
+
+  void scores(const float* const* queries, int64_t num_rows, float* out) const { wide.scores(queries, num_rows, out); }
+
+  void mix(float* const* outputs, int64_t num_rows, const Weight* weights, const float* factors) const {
+    wide.mix(outputs, num_rows, weights, factors);
+  }
+
+ private:
+  // In the order in which a dot product of bf16 takes them.
+  void widen_pairs(const bf16* from, float* to) const {
+    for (int64_t d = 0; d < wide.call.head_dim; d += 2 * LANES) {
+      Lanes pairs[2];
+      load_pairs(from + d, pairs);
+      store(to + d, pairs[0]);
+      store(to + d + LANES, pairs[1]);
+    }
   }
 };
 

@@ -35,6 +35,19 @@ struct LoraUnit {
   int64_t tile, first, length;  // tokens of a tile that one thread computes
 };
 
+// Functions that every level and the threads' code share are in unnamed namespaces, for the reason in lanes.h.
+namespace {
+
+// The largest rank of a module's slices.
+inline int64_t largest_rank(const LoraCall& call, const LoraTile& tile) {
+  const int64_t* ranks = tile.ranks + call.module * call.ranks_stride;
+  int64_t largest = 0;
+  for (int64_t i = 0; i < call.num_slices; i++) largest = ranks[i] > largest ? ranks[i] : largest;
+  return largest;
+}
+
+}  // namespace
+
 const int64_t FLOATS_PER_ADDRESS = sizeof(void*) / sizeof(float);
 const int64_t PAGE_ROWS = 8;
 const int64_t LORA_TOKENS = 16;     // of a unit: their inputs stay in the first cache
@@ -66,6 +79,15 @@ struct AttentionUnit {
 
 const int64_t KEYS = 64;         // of a step of the online softmax
 const int64_t QUERY_ROWS = 32;   // about as many rows, queries times group, make a unit
+
+namespace {
+
+// Floats of a unit's keys and values and of its queries, in the form that a level multiplies.
+inline int64_t tile_scratch(const AttentionCall& call, int64_t num_rows) {
+  return KEYS * (call.head_dim + call.v_head_dim) + (num_rows * call.head_dim + 1) / 2 * 2;  // addresses follow
+}
+
+}  // namespace
 
 // out = x / rms(x) * (weight + offset), row by row, rounded as transformers rounds.
 struct NormCall {
@@ -148,7 +170,8 @@ struct PackCall {
 
 // One instruction set's version of everything.
 struct Level {
-  void (*lora)(const LoraCall&, const LoraUnit&, float* scratch);
+  void (*shrink)(const LoraCall&, const LoraUnit&, float* hidden);
+  void (*expand)(const LoraCall&, const LoraUnit&, const float* hidden, float* scratch);
   void (*write)(const AttentionCall&, int64_t token);
   void (*attend)(const AttentionCall&, const AttentionUnit&, float* scratch);
   void (*norm)(const NormCall&, int64_t row);

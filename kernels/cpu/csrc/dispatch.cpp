@@ -32,7 +32,7 @@ void each(const std::vector<Unit>& units, int64_t num_threads, size_t scratch_fl
   const int64_t count = int64_t(units.size());
 #pragma omp parallel num_threads(int(std::min(num_threads, std::max<int64_t>(count, 1)))) if (count > 1)
   {
-    float* scratch = own_scratch(scratch_floats);
+    float* scratch = own_floats<SCRATCH>(scratch_floats);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; i++) run(units[i], scratch);
   }
@@ -59,8 +59,11 @@ void lora(int64_t level, int64_t num_threads, const LoraCall* call) {
   std::vector<LoraUnit> units;
   lora_units(*call, num_threads, units);
   const Level& kernels = *LEVELS[level];
-  each(units, num_threads, lora_scratch(*call),
-       [&](const LoraUnit& unit, float* scratch) { kernels.lora(*call, unit, scratch); });
+  const size_t hidden = hidden_floats(*call, LORA_TOKENS);
+  each(units, num_threads, hidden + expand_scratch(*call), [&](const LoraUnit& unit, float* scratch) {
+    kernels.shrink(*call, unit, scratch);
+    kernels.expand(*call, unit, scratch, scratch + hidden);
+  });
 }
 
 void attention(int64_t level, int64_t num_threads, const AttentionCall* call) {
@@ -87,7 +90,7 @@ void gate(int64_t level, int64_t num_threads, const GateCall* call) {
 void gemm(int64_t level, int64_t num_threads, const GemmCall* call) {
   Panels panels(*call, num_threads);
 #pragma omp parallel num_threads(int(num_threads))
-  panels.run(*LEVELS[level], Ahead{});
+  panels.run(*LEVELS[level], Ahead{}, [](int64_t, int64_t, Ahead&) {});
 }
 
 void layers(int64_t level, int64_t num_threads, const LayerCall* const* calls, int64_t num_layers,

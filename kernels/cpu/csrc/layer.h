@@ -35,8 +35,10 @@ class Panels {
  public:
   Panels(const GemmCall& call, int64_t num_threads) : call(call), next(num_threads) {}
 
-  // Called by every thread of a region; a thread has the same panels for every block of rows.
-  void run(const Level& kernels, Ahead ahead) {
+  // Called by every thread of a region; a thread has the same panels for every block of rows. After each of its own
+  // it calls between(how many, of how many, ahead).
+  template <class Between>
+  void run(const Level& kernels, Ahead ahead, const Between& between) {
     const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
     const int64_t blocks = (call.num_tokens + BLOCK_ROWS - 1) / BLOCK_ROWS;
     for (int64_t t = 0; t < threads; t++) {
@@ -46,6 +48,7 @@ class Panels {
       for (int64_t i; (i = next[owner].fetch_add(1)) < blocks * size;) {
         const int64_t row = i / size * BLOCK_ROWS;
         kernels.gemm(call, share.begin + i % size, row, std::min(BLOCK_ROWS, call.num_tokens - row), ahead);
+        if (t == 0) between(i + 1, blocks * size, ahead);
       }
     }
   }
@@ -61,40 +64,91 @@ inline void share_rows(int64_t num_rows, const Row& row) {
   for (int64_t i = rows.begin; i < rows.end; i++) row(i);
 }
 
-// What a thread of a region has of its own.
+// What a thread of a region has of its own, and hidden values, which all have together.
 struct Worker {
   const Level& kernels;
   Runs runs;
+  float *hidden, *scratch;
   PhaseClock clock;
 
-  Worker(const Level& kernels, double* spent_s)
-      : kernels(kernels), runs(omp_get_thread_num(), omp_get_num_threads()), clock(spent_s) {}
+  Worker(const Level& kernels, float* hidden, float* scratch, double* spent_s)
+      : kernels(kernels),
+        runs(omp_get_thread_num(), omp_get_num_threads()),
+        hidden(hidden),
+        scratch(scratch),
+        clock(spent_s) {}
 };
 
-// A product, and the LoRA of those tokens that have an adapter which changes it.
-struct Product {
-  Panels panels;
-  const LoraCall* lora;
-  std::vector<LoraUnit> units;
-  std::atomic<int64_t> next{0};
+// Units that threads share: of thread t they are t, t + threads and so on, and what one has not begun others take.
+class Turns {
+ public:
+  explicit Turns(int64_t num_threads) : next(num_threads) {}
 
-  Product(const GemmCall& gemm, const LoraCall* lora, int64_t num_threads) : panels(gemm, num_threads), lora(lora) {
+  // The next unit of a thread, or one past the last.
+  int64_t take(int64_t owner, int64_t count) {
+    const int64_t unit = owner + next[owner].fetch_add(1) * int64_t(next.size());
+    return std::min(unit, count);
+  }
+
+  // Runs what is left, this thread's own first.
+  template <class Run>
+  void finish(int64_t count, const Run& run) {
+    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    for (int64_t t = 0; t < threads; t++)
+      for (int64_t unit; (unit = take((thread + t) % threads, count)) < count;) run(unit);
+  }
+
+ private:
+  std::vector<std::atomic<int64_t>> next;  // of each thread's units
+};
+
+// A product, and the LoRA of those tokens that have an adapter which changes it. The product is arithmetic and its
+// weights come from the caches, an adapter is read once: so the first half of LoRA, which needs nothing of the
+// product, is done between panels, and B is asked for meanwhile.
+class Product {
+ public:
+  Product(const GemmCall& gemm, const LoraCall* lora, int64_t num_threads)
+      : lora(lora), panels(gemm, num_threads), shrinks(num_threads), expands(num_threads) {
     if (lora) lora_units(*lora, num_threads, units);
   }
 
   // `then`: the attention that comes after this product and has none of its own before it
-  void run(Worker& worker, float* scratch, const AttentionCall* then = nullptr) {
+  void run(Worker& worker, const AttentionCall* then = nullptr) {
     worker.runs.clear();
-    if (lora) worker.runs.add(*lora);
+    if (!units.empty()) worker.runs.add(*lora, units);
     if (then) worker.runs.add(*then);
-    panels.run(worker.kernels, worker.runs.ahead());
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads(), count = int64_t(units.size());
+    const int64_t own = (count - thread + threads - 1) / threads;
+    int64_t done = 0;
+    panels.run(worker.kernels, worker.runs.ahead(), [&](int64_t num_done, int64_t num_panels, Ahead& ahead) {
+      for (; done * num_panels < own * num_done; done++) {
+        const int64_t unit = shrinks.take(thread, count);
+        if (unit < count) shrink(worker, units[unit]);
+      }
+      if (done) worker.runs.pass(done, ahead);
+    });
+    shrinks.finish(count, [&](int64_t unit) { shrink(worker, units[unit]); });
 #pragma omp barrier
     worker.clock.ended(LINEARS);
     if (units.empty()) return;
-    for (int64_t i; (i = next.fetch_add(1)) < int64_t(units.size());) worker.kernels.lora(*lora, units[i], scratch);
+    expands.finish(count, [&](int64_t unit) { expand(worker, units[unit]); });
 #pragma omp barrier
     worker.clock.ended(LORA);
   }
+
+ private:
+  void shrink(const Worker& worker, const LoraUnit& unit) const {
+    worker.kernels.shrink(*lora, unit, worker.hidden + hidden_offset(*lora, unit));
+  }
+
+  void expand(const Worker& worker, const LoraUnit& unit) const {
+    worker.kernels.expand(*lora, unit, worker.hidden + hidden_offset(*lora, unit), worker.scratch);
+  }
+
+  const LoraCall* lora;
+  std::vector<LoraUnit> units;
+  Panels panels;
+  Turns shrinks, expands;
 };
 
 class Layer {
@@ -109,36 +163,40 @@ class Layer {
         down(call.down, call.down_lora, num_threads) {
     attention_units(call.attention, num_threads, units);
     scratch_floats = attention_scratch(call.attention);
-    for (const LoraCall* lora : {call.qkv_lora, call.o_lora, call.gate_up_lora, call.down_lora})
-      if (lora) scratch_floats = std::max(scratch_floats, lora_scratch(*lora));
+    for (const LoraCall* lora : {call.qkv_lora, call.o_lora, call.gate_up_lora, call.down_lora}) {
+      if (!lora) continue;
+      scratch_floats = std::max(scratch_floats, expand_scratch(*lora));
+      num_hidden = std::max(num_hidden, hidden_floats(*lora, num_adapted(*lora)));
+    }
   }
+
+  size_t scratch_floats, num_hidden = 0;  // of each thread, and of all together
 
   // Called by every thread of a region.
   void run(Worker& worker) {
     const Level& kernels = worker.kernels;
-    float* scratch = own_scratch(scratch_floats);
     share_rows(call.num_tokens, [&](int64_t row) { kernels.before_attention(call, row); });
 #pragma omp barrier
     worker.clock.ended(ROWS);
-    qkv.run(worker, scratch);
+    qkv.run(worker);
     share_rows(call.num_tokens, [&](int64_t row) {
       kernels.rotate(call, row);
       kernels.write(call.attention, row);
     });
 #pragma omp barrier
     worker.clock.ended(ROWS);
-    for (int64_t i; (i = next.fetch_add(1)) < int64_t(units.size());) kernels.attend(call.attention, units[i], scratch);
+    for (int64_t i; (i = next.fetch_add(1)) < int64_t(units.size());) kernels.attend(call.attention, units[i], worker.scratch);
 #pragma omp barrier
     worker.clock.ended(ATTENTION);
-    o.run(worker, scratch);
+    o.run(worker);
     share_rows(call.num_tokens, [&](int64_t row) { kernels.between(call, row); });
 #pragma omp barrier
     worker.clock.ended(ROWS);
-    gate_up.run(worker, scratch);
+    gate_up.run(worker);
     share_rows(call.num_tokens, [&](int64_t row) { kernels.activate(call, row); });
 #pragma omp barrier
     worker.clock.ended(ROWS);
-    down.run(worker, scratch, following ? &following->attention : nullptr);
+    down.run(worker, following ? &following->attention : nullptr);
     // A thread has the same rows in the next layer's first phase: nobody waits for anybody here.
     share_rows(call.num_tokens, [&](int64_t row) { kernels.end(call, row); });
     worker.clock.ended(ROWS);
@@ -149,7 +207,6 @@ class Layer {
   Product qkv, o, gate_up, down;
   std::vector<AttentionUnit> units;
   std::atomic<int64_t> next{0};
-  size_t scratch_floats;
 };
 
 // Layers that follow each other, in one parallel region. `spent_s`: seconds by Phase are added to it, if there.
@@ -158,9 +215,15 @@ void run_layers(const Level& kernels, const LayerCall* const* calls, int64_t num
   std::deque<Layer> layers;
   for (int64_t i = 0; i < num_layers; i++)
     layers.emplace_back(*calls[i], i + 1 < num_layers ? calls[i + 1] : nullptr, num_threads);
+  size_t scratch_floats = 0, num_hidden = 0;
+  for (const Layer& layer : layers) {
+    scratch_floats = std::max(scratch_floats, layer.scratch_floats);
+    num_hidden = std::max(num_hidden, layer.num_hidden);
+  }
+  float* hidden = own_floats<HIDDEN>(num_hidden);
 #pragma omp parallel num_threads(int(num_threads))
   {
-    Worker worker(kernels, spent_s);
+    Worker worker(kernels, hidden, own_floats<SCRATCH>(scratch_floats), spent_s);
     for (Layer& layer : layers) layer.run(worker);
   }
 }

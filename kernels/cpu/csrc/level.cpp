@@ -8,13 +8,33 @@
 
 namespace {
 
-void lora(const LoraCall& call, const LoraUnit& unit, float* scratch) {
+// run(x, w): nulls of the dtypes of activations and pool
+template <class Run>
+inline void with_dtypes(const LoraCall& call, const Run& run) {
+  const float* wide = nullptr;
+  const bf16* half = nullptr;
   if (call.x_dtype == FLOAT32)
-    call.pool_dtype == FLOAT32 ? lora_unit<float, float>(call, unit, scratch)
-                               : lora_unit<float, bf16>(call, unit, scratch);
+    call.pool_dtype == FLOAT32 ? run(wide, wide) : run(wide, half);
   else
-    call.pool_dtype == FLOAT32 ? lora_unit<bf16, float>(call, unit, scratch)
-                               : lora_unit<bf16, bf16>(call, unit, scratch);
+    call.pool_dtype == FLOAT32 ? run(half, wide) : run(half, half);
+}
+
+template <class X, class W>
+void shrink_of(const X*, const W*, const LoraCall& call, const LoraUnit& unit, float* hidden) {
+  lora_shrink<X, W>(call, unit, hidden);
+}
+
+template <class X, class W>
+void expand_of(const X*, const W*, const LoraCall& call, const LoraUnit& unit, const float* hidden, float* scratch) {
+  lora_expand<X, W>(call, unit, hidden, scratch);
+}
+
+void shrink(const LoraCall& call, const LoraUnit& unit, float* hidden) {
+  with_dtypes(call, [&](auto x, auto w) { shrink_of(x, w, call, unit, hidden); });
+}
+
+void expand(const LoraCall& call, const LoraUnit& unit, const float* hidden, float* scratch) {
+  with_dtypes(call, [&](auto x, auto w) { expand_of(x, w, call, unit, hidden, scratch); });
 }
 
 void write(const AttentionCall& call, int64_t token) {
@@ -66,5 +86,5 @@ bool pack_adapter(const PackCall& call) {
 }  // namespace
 
 extern const Level LEVEL;
-const Level LEVEL = {lora, write, attend, norm, gate, gemm, before_attention, rotate, between, activate, end,
+const Level LEVEL = {shrink, expand, write, attend, norm, gate, gemm, before_attention, rotate, between, activate, end,
                      pack_adapter};

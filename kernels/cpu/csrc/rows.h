@@ -19,16 +19,31 @@ struct Dot {
   static inline Lanes add(const X* x, const W* w, Lanes sum) { return load(x) * load(w) + sum; }
 };
 
-#if defined(__AVX512BF16__)
+// 2 * LANES numbers of bf16 as those at even and those at odd places: half the instructions of the first and the last.
+inline void load_pairs(const bf16* from, Lanes* to) {
+  WordLanes words;
+  memcpy(&words, from, sizeof(words));
+  to[0] = bit_cast<Lanes>(words << 16);
+  to[1] = bit_cast<Lanes>(words & 0xffff0000u);
+}
+
 template <>
 struct Dot<bf16, bf16> {
   static const int STEP = 2 * LANES;
+#if defined(__AVX512BF16__)
   static inline Lanes add(const bf16* x, const bf16* w, Lanes sum) {
     return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(x),
                                    (__m512bh)_mm512_loadu_si512(w));
   }
-};
+#else
+  static inline Lanes add(const bf16* x, const bf16* w, Lanes sum) {
+    Lanes xs[2], ws[2];
+    load_pairs(x, xs);
+    load_pairs(w, ws);
+    return xs[1] * ws[1] + (xs[0] * ws[0] + sum);
+  }
 #endif
+};
 
 template <int NX, int NW, class X, class W>
 inline void dots_tile(const X* const* x, const W* const* w, int64_t length, float* out, int64_t out_stride) {
@@ -95,12 +110,7 @@ struct Pair {
 
 template <>
 struct Pair<bf16, bf16> {
-  static inline void load(const bf16* from, Lanes* to) {
-    WordLanes words;
-    memcpy(&words, from, sizeof(words));
-    to[0] = bit_cast<Lanes>(words << 16);
-    to[1] = bit_cast<Lanes>(words & 0xffff0000u);
-  }
+  static inline void load(const bf16* from, Lanes* to) { load_pairs(from, to); }
   static inline void store(bf16* to, const Lanes* from) {
 #if defined(__AVX512BF16__)
     const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,

@@ -26,10 +26,22 @@ inline void lora_units(const LoraCall& call, int64_t num_threads, std::vector<Lo
       units.push_back({tile, first, std::min(height, call.tiles[tile].length - first)});
 }
 
-// Addresses of B's rows, then the tokens' hidden values.
-inline size_t lora_scratch(const LoraCall& call) {
-  return size_t(call.max_rank) * size_t(LORA_TOKENS * call.num_slices + FLOATS_PER_ADDRESS);
+// Floats of hidden values: those of so many tokens.
+inline size_t hidden_floats(const LoraCall& call, int64_t num_tokens) {
+  return size_t(num_tokens * call.num_slices * call.max_rank);
 }
+
+// Where a unit's hidden values are among those of all tokens that have an adapter.
+inline size_t hidden_offset(const LoraCall& call, const LoraUnit& unit) {
+  return hidden_floats(call, call.tiles[unit.tile].start + unit.first);
+}
+
+inline int64_t num_adapted(const LoraCall& call) {
+  return call.num_tiles ? call.tiles[call.num_tiles - 1].start + call.tiles[call.num_tiles - 1].length : 0;
+}
+
+// Addresses of B's rows.
+inline size_t expand_scratch(const LoraCall& call) { return size_t(call.max_rank * FLOATS_PER_ADDRESS); }
 
 const int64_t WHOLE_CHUNKS = 8;  // sequences a thread from which on a unit has all heads of one
 const int64_t MAX_LANES = 16;    // of any level
@@ -50,18 +62,21 @@ inline void attention_units(const AttentionCall& call, int64_t num_threads, std:
   }
 }
 
-// A packed tile; of each row two addresses, scores, weights, sums, totals, maximum, factor.
+// A tile; of each row two addresses, scores, weights, sums, totals, maximum, factor.
 inline size_t attention_scratch(const AttentionCall& call) {
   const int64_t rows = group_queries(call) * (call.num_heads / call.kv_heads);
-  return size_t(KEYS * (call.head_dim + call.v_head_dim) / 2) +
+  return size_t(tile_scratch(call, rows)) +
          size_t(rows) * size_t(2 * KEYS + call.v_head_dim + MAX_LANES + 2 + 2 * FLOATS_PER_ADDRESS);
 }
 
-// Of the calling thread, at least this large; kept from call to call.
-inline float* own_scratch(size_t floats) {
-  thread_local std::vector<float> scratch;
-  if (scratch.size() < floats) scratch.resize(floats);
-  return scratch.data();
+enum Purpose { SCRATCH, HIDDEN };
+
+// Memory of the calling thread, at least this large; kept from call to call.
+template <Purpose>
+inline float* own_floats(size_t count) {
+  thread_local std::vector<float> floats;
+  if (floats.size() < count) floats.resize(count);
+  return floats.data();
 }
 
 }  // namespace
