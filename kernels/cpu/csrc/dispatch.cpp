@@ -96,9 +96,15 @@ void layers(int64_t level, int64_t num_threads, const LayerCall* const* calls, i
 }
 
 // Packs an adapter's matrices on the calling thread alone: the first whose numbers are not all finite, or -1.
-int64_t pack_adapter(int64_t level, const PackCall* calls, int64_t num_calls) {
-  for (int64_t i = 0; i < num_calls; i++)
-    if (!LEVELS[level]->pack_adapter(calls[i])) return i;
+int64_t pack_adapter(int64_t level, const PackCall* calls, int64_t num_calls, const char* const* sources, char* to,
+                     const float* const* scales) {
+  for (int64_t i = 0; i < num_calls; i++) {
+    const PackCall& call = calls[i];
+    const int64_t element_bytes = call.to_dtype == FLOAT32 ? 4 : 2;
+    const PackPlace place = {sources[call.source] + call.from, to + call.to * element_bytes,
+                             scales ? scales[i] : nullptr};
+    if (!LEVELS[level]->pack_adapter(call, place)) return i;
+  }
   return -1;
 }
 

@@ -68,7 +68,7 @@ inline void keep(bf16* to, Lanes lanes, Watch& watch) {
 template <class From>
 inline Lanes load_some(const From* from, int64_t count) {
   From some[LANES] = {};
-  for (int64_t i = 0; i < count; i++) some[i] = from[i];
+  for (int64_t i = 0; i < count; i++) memcpy(some + i, from + i, sizeof(From));  // not aligned, it may be
   return load(some);
 }
 
@@ -80,10 +80,10 @@ inline void keep_some(To* to, Lanes lanes, int64_t count, Watch& watch) {
 }
 
 template <class From, class To>
-void pack_straight(const PackCall& call, Watch& watch) {
+void pack_straight(const PackCall& call, const PackPlace& place, Watch& watch) {
   for (int64_t row = 0; row < call.num_rows; row++) {
-    const From* from = static_cast<const From*>(call.from) + row * call.from_stride;
-    To* to = static_cast<To*>(call.to) + row * call.to_stride;
+    const From* from = reinterpret_cast<const From*>(place.from) + row * call.num_columns;
+    To* to = reinterpret_cast<To*>(place.to) + row * call.to_stride;
     int64_t i = 0;
     for (; i + LANES <= call.num_columns; i += LANES) keep(to + i, load(from + i), watch);
     if (i < call.num_columns)
@@ -143,54 +143,54 @@ inline void turn_fours(Lanes* fours) {
 
 // LANES rows and four columns from `row`, `column` on.
 template <class From, class To>
-inline void turn_tile(const PackCall& call, int64_t row, int64_t column, Watch& watch) {
+inline void turn_tile(const PackCall& call, const PackPlace& place, int64_t row, int64_t column, Watch& watch) {
   Lanes fours[FOUR];
-  load_fours(static_cast<const From*>(call.from) + row * call.from_stride + column, call.from_stride, fours);
+  load_fours(reinterpret_cast<const From*>(place.from) + row * call.num_columns + column, call.num_columns, fours);
   turn_fours(fours);
-  To* to = static_cast<To*>(call.to) + column * call.to_stride + row;
+  To* to = reinterpret_cast<To*>(place.to) + column * call.to_stride + row;
   for (int c = 0; c < FOUR; c++) {
     Lanes scaled = fours[c] * float(call.scaling);
-    if (call.scales) scaled *= load(call.scales + row);
+    if (place.scales) scaled *= load(place.scales + row);
     keep(to + c * call.to_stride, scaled, watch);
   }
 }
 
 // What is left of rows or columns, number by number.
 template <class From, class To>
-inline void turn_rest(const PackCall& call, int64_t row, int64_t end_row, int64_t column, int64_t end_column,
+inline void turn_rest(const PackCall& call, const PackPlace& place, int64_t row, int64_t end_row, int64_t column, int64_t end_column,
                       Watch& watch) {
   for (int64_t i = row; i < end_row; i++)
     for (int64_t j = column; j < end_column; j++) {
-      Lanes scaled = load_some(static_cast<const From*>(call.from) + i * call.from_stride + j, 1);
+      Lanes scaled = load_some(reinterpret_cast<const From*>(place.from) + i * call.num_columns + j, 1);
       scaled *= float(call.scaling);
-      if (call.scales) scaled *= call.scales[i];
-      keep_some(static_cast<To*>(call.to) + j * call.to_stride + i, scaled, 1, watch);
+      if (place.scales) scaled *= place.scales[i];
+      keep_some(reinterpret_cast<To*>(place.to) + j * call.to_stride + i, scaled, 1, watch);
     }
 }
 
 template <class From, class To>
-void pack_turned(const PackCall& call, Watch& watch) {
+void pack_turned(const PackCall& call, const PackPlace& place, Watch& watch) {
   const int64_t columns = call.num_columns / FOUR * FOUR;
   for (int64_t strip = 0; strip < call.num_rows; strip += STRIP) {
     const int64_t end = strip + STRIP < call.num_rows ? strip + STRIP : call.num_rows;
     const int64_t rows = strip + (end - strip) / LANES * LANES;
     for (int64_t column = 0; column < columns; column += FOUR)
-      for (int64_t row = strip; row < rows; row += LANES) turn_tile<From, To>(call, row, column, watch);
-    turn_rest<From, To>(call, rows, end, 0, columns, watch);
-    turn_rest<From, To>(call, strip, end, columns, call.num_columns, watch);
+      for (int64_t row = strip; row < rows; row += LANES) turn_tile<From, To>(call, place, row, column, watch);
+    turn_rest<From, To>(call, place, rows, end, 0, columns, watch);
+    turn_rest<From, To>(call, place, strip, end, columns, call.num_columns, watch);
   }
 }
 
 template <class From, class To>
-bool pack_matrix(const PackCall& call) {
+bool pack_matrix(const PackCall& call, const PackPlace& place) {
   Watch watch;
-  call.turned ? pack_turned<From, To>(call, watch) : pack_straight<From, To>(call, watch);
+  call.turned ? pack_turned<From, To>(call, place, watch) : pack_straight<From, To>(call, place, watch);
   return watch.finite();
 }
 
 template <class From>
-bool pack_from(const PackCall& call) {
-  return call.to_dtype == FLOAT32 ? pack_matrix<From, float>(call) : pack_matrix<From, bf16>(call);
+bool pack_from(const PackCall& call, const PackPlace& place) {
+  return call.to_dtype == FLOAT32 ? pack_matrix<From, float>(call, place) : pack_matrix<From, bf16>(call, place);
 }
 
 }  // namespace
