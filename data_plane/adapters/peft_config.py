@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class PeftConfig:
     @property
     def key(self) -> Hashable:
         """Equal for options that mean the same."""
-        return tuple(_key(getattr(self, field.name)) for field in fields(self))
+        return tuple(_key(field.name, getattr(self, field.name)) for field in fields(self))
 
     def targets(self, name: str) -> bool:
         """Whether the module of this name is changed."""
@@ -79,9 +80,13 @@ class PeftConfig:
         return match is not None and int(match["layer"]) in self.layers_to_transform
 
 
-def _key(value: object) -> Hashable:
-    # In order: the first pattern that matches counts.
-    return tuple(value.items()) if isinstance(value, Mapping) else value
+def _key(name: str, value: Any) -> Hashable:
+    # PEFT writes these as sets, in another order in every process.
+    if name in ("target_modules", "exclude_modules") and not isinstance(value, str):
+        return frozenset(value)
+    # Of patterns, the first that matches counts.
+    key: Hashable = tuple(value.items()) if isinstance(value, Mapping) else value
+    return key
 
 
 def _named(name: str, names: tuple[str, ...]) -> bool:

@@ -93,8 +93,9 @@ class Extent:
 
 def tensor_at(source: Bytes, begin: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """A copy of the numbers that begin there, aligned or not."""
-    end = begin + math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(source[begin:end].copy()).view(dtype).view(*shape)
+    tensor = torch.empty(tuple(shape), dtype=dtype)
+    tensor.view(-1).view(torch.uint8).numpy()[:] = source[begin : begin + tensor.nbytes]
+    return tensor
 
 
 def extent_of(copies: Sequence[MatrixCopy], dtype: torch.dtype) -> Extent:

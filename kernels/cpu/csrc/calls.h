@@ -150,6 +150,7 @@ struct PackPlace {
   const char* from;  // aligned or not
   char* to;
   const float* scales;  // [num_rows] of a turned matrix, or absent
+  bool is_large;        // whether the adapter is more than the second cache keeps
 };
 
 // One instruction set's version of everything.

@@ -60,6 +60,27 @@ def test_every_number_is_pytorch_s(
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("to_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("from_dtype", [torch.float32, torch.bfloat16])
+def test_what_is_stored_past_the_caches_is_the_same(
+    level: str, from_dtype: torch.dtype, to_dtype: torch.dtype
+):
+    """Megabytes, in rows that begin at cache lines."""
+    width, rank = 64 * 500, 20
+    a = torch.randn(rank, width, generator=torch.Generator().manual_seed(1)).to(from_dtype)
+    source = bytes_of(a, 0)
+    wanted = [
+        MatrixCopy(0, 0, from_dtype, (rank, width), 0, width),
+        MatrixCopy(0, 0, from_dtype, (width, rank), rank * width, width, turned=True, scaling=0.3),
+    ]
+    out = torch.empty(2 * rank * width, dtype=to_dtype)
+    assert NativeCopier(kernels_at(level)).prepare(wanted, to_dtype).run([source], out) is None
+    straight, turned = out.view(2, rank, width)
+    assert torch.equal(straight, a.to(to_dtype))
+    assert torch.equal(turned, (a.view(width, rank).float() * 0.3).t().to(to_dtype))
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3.4e38])
 @pytest.mark.parametrize("where", [(69, 8), (0, 0), (33, 4)])
 def test_the_first_copy_with_a_number_that_is_not_finite_is_named(
