@@ -1,20 +1,19 @@
 """Which tensor of an adapter's file belongs to which module; every one does, or it is refused.
 
-Pure: tensors, config and layout in, checked pairs out. A tensor that is not applied and a module
-that gets none would both be silent no-ops, so neither is let through.
+Pure: names, kinds and shapes, config and layout in, every tensor's place out. A tensor that is not applied
+and a module that gets none would both be silent no-ops, so neither is let through.
 """
 
 import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
-from data_plane.adapters.base_weights import BaseWeights
 from data_plane.adapters.expected import ExpectedTensor, Parts, expected_tensors, ties
 from data_plane.adapters.layout import AdapterLayout
-from data_plane.adapters.matched import LoraPair, MatchedAdapter, SavedMatrix
+from data_plane.adapters.matched import Matching, Part, Repeat
 from data_plane.adapters.peft_config import PeftConfig
+from data_plane.adapters.weights import StoredTensor
 from data_plane.errors import AdapterRefused
 
 PREFIX = "base_model.model."
@@ -26,12 +25,10 @@ KEY = re.compile(
 )
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-Found = dict[str, dict[str, Tensor]]  # by module, then by part
+Found = dict[str, dict[str, Part]]  # by module, then by part
 
 
-def match_tensors(
-    tensors: Mapping[str, Tensor], config: PeftConfig, layout: AdapterLayout, base: BaseWeights
-) -> MatchedAdapter:
+def match_tensors(tensors: Mapping[str, StoredTensor], config: PeftConfig, layout: AdapterLayout) -> Matching:
     """Put every tensor in its place and check names, dtypes and shapes."""
     expected = expected_tensors(config, layout)
     found: Found = {}
@@ -40,13 +37,11 @@ def match_tensors(
         parts = found.setdefault(module, {})
         if part in parts:
             raise AdapterRefused(f"tensor {key}: {module} has a second {part}")
-        parts[part] = tensor
+        parts[part] = Part(tensor)
         _check(key, tensor, expected[module][part])
-    if ties(config, layout):
-        _tie(found, expected, layout)
+    repeats = _tie(found, expected, layout) if ties(config, layout) else ()
     _refuse_missing(found, expected)
-    _refuse_other_base(found, base)
-    return _matched(found, config)
+    return Matching(found, {name: config.scaling(name) for name in found}, repeats)
 
 
 def _parse(key: str, expected: Mapping[str, Parts], layout: AdapterLayout) -> tuple[str, str]:
@@ -68,8 +63,8 @@ def _parse(key: str, expected: Mapping[str, Parts], layout: AdapterLayout) -> tu
     return module, part
 
 
-def _check(key: str, tensor: Tensor, expected: ExpectedTensor) -> None:
-    if tuple(tensor.shape) != expected.shape:
+def _check(key: str, tensor: StoredTensor, expected: ExpectedTensor) -> None:
+    if tensor.shape != expected.shape:
         raise AdapterRefused(
             f"tensor {key}: shape {list(tensor.shape)}, expected {list(expected.shape)}"
             + _vocabulary_hint(key)
@@ -83,11 +78,12 @@ def _vocabulary_hint(key: str) -> str:
     return " (an adapter with a vocabulary of its own, lora_extra_vocab_size, is not supported)" * is_end
 
 
-def _tie(found: Found, expected: Mapping[str, Parts], layout: AdapterLayout) -> None:
-    """Give the head the embedding's tensors; refuse a head that has others."""
+def _tie(found: Found, expected: Mapping[str, Parts], layout: AdapterLayout) -> tuple[Repeat, ...]:
+    """Give the head the embedding's tensors; what it has of its own has to repeat them."""
     assert layout.embedding is not None, "tied ends exist"
     assert layout.head is not None, "tied ends exist"
     embedding, head = found.get(layout.embedding.name, {}), found.setdefault(layout.head.name, {})
+    repeats = []
     for part, source, turned in (
         ("lora_A.weight", "lora_embedding_B", True),
         ("lora_B.weight", "lora_embedding_A", True),
@@ -95,12 +91,12 @@ def _tie(found: Found, expected: Mapping[str, Parts], layout: AdapterLayout) -> 
     ):
         if part not in expected[layout.head.name] or source not in embedding:
             continue
-        tied = embedding[source].t() if turned else embedding[source]
-        if not torch.equal(head.setdefault(part, tied), tied):
-            raise AdapterRefused(
-                f"tensor {layout.head.name}.{part} differs from {layout.embedding.name}.{source}: "
-                "ensure_weight_tying makes them one"
-            )
+        tied = Part(embedding[source].stored, turned)
+        if part in head:
+            names = (f"{layout.head.name}.{part}", f"{layout.embedding.name}.{source}")
+            repeats.append(Repeat(names[0], head[part], names[1], tied))
+        head.setdefault(part, tied)
+    return tuple(repeats)
 
 
 def _refuse_missing(found: Found, expected: Mapping[str, Parts]) -> None:
@@ -116,35 +112,3 @@ def _refuse_missing(found: Found, expected: Mapping[str, Parts]) -> None:
             )
     if not expected:
         raise AdapterRefused("target_modules matches no module of the base model")
-
-
-def _refuse_other_base(found: Found, base: BaseWeights) -> None:
-    for module, parts in found.items():
-        for part in ("weight", "bias"):
-            tensor = parts.get(f"base_layer.{part}")
-            if tensor is not None and not base.has(module, part, tensor):
-                raise AdapterRefused(
-                    f"tensor {module}.base_layer.{part}: differs from the base model's; "
-                    "an adapter of another base model, or with a changed one, is not supported"
-                )
-
-
-def _matched(found: Found, config: PeftConfig) -> MatchedAdapter:
-    saved = {
-        name: SavedMatrix(name, parts["weight"], parts.get("bias"))
-        for name, parts in found.items()
-        if "weight" in parts
-    }
-    pairs = {
-        name: LoraPair(
-            name,
-            parts["lora_A.weight"] if "lora_A.weight" in parts else parts["lora_embedding_A"],
-            parts["lora_B.weight"] if "lora_B.weight" in parts else parts["lora_embedding_B"],
-            config.scaling(name),
-            parts.get("lora_B.bias"),
-            parts.get(MAGNITUDE),
-        )
-        for name, parts in found.items()
-        if name not in saved
-    }
-    return MatchedAdapter(pairs, saved)

@@ -6,8 +6,9 @@ adapter changes here exactly what it changed in training. `peft_json` reads the 
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,11 @@ class PeftConfig:
     lora_bias: bool = False
     modules_to_save: tuple[str, ...] = ()
     ensure_weight_tying: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for options that mean the same."""
+        return tuple(_key(field.name, getattr(self, field.name)) for field in fields(self))
 
     def targets(self, name: str) -> bool:
         """Whether the module of this name is changed."""
@@ -72,6 +78,15 @@ class PeftConfig:
         matches = (re.match(prefix + layer_expression(pattern), name) for pattern in patterns)
         match = next((match for match in matches if match), None)
         return match is not None and int(match["layer"]) in self.layers_to_transform
+
+
+def _key(name: str, value: Any) -> Hashable:
+    # PEFT writes these as sets, in another order in every process.
+    if name in ("target_modules", "exclude_modules") and not isinstance(value, str):
+        return frozenset(value)
+    # Of patterns, the first that matches counts.
+    key: Hashable = tuple(value.items()) if isinstance(value, Mapping) else value
+    return key
 
 
 def _named(name: str, names: tuple[str, ...]) -> bool:

@@ -1,6 +1,6 @@
-"""From an adapter's source to packed weights: the files as bytes, verified, then parsed and packed.
+"""From an adapter's source to packed weights: the files as bytes, verified, then packed from where they lie.
 
-Every file is read once, into memory; what is hashed is what is parsed, so a file that changes
+Every file is read once, into memory; what is hashed is what is packed, so a file that changes
 meanwhile cannot be served under the wrong digest. Runs on loader threads and keeps no state.
 """
 
@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from data_plane.adapters.file_names import BIN, EXTRA_VOCABULARY, INDEX, WEIGHTS
@@ -24,6 +22,8 @@ from data_plane.adapters.peft_json import FILE_NAME, parse_peft_config
 from data_plane.adapters.places import AdapterFiles, Remotes, open_files
 from data_plane.adapters.revision import AdapterSource
 from data_plane.adapters.types import Keep
+from data_plane.adapters.weight_files import WeightFiles
+from data_plane.adapters.weights import GivenTensors, Weights
 from data_plane.errors import AdapterRefused, AdapterUnreadable
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -58,7 +58,7 @@ class PeftReader:
         return content_digest(files), self._pack(files)
 
     def _pack(self, files: dict[str, bytes]) -> PackedLora:
-        return self.packer.pack(_parse_weights(files), parse_peft_config(files[FILE_NAME]))
+        return self.packer.pack_weights(_weights(files), parse_peft_config(files[FILE_NAME]))
 
     def _read_files(self, directory: AdapterFiles) -> dict[str, bytes]:
         names = directory.names()
@@ -112,24 +112,10 @@ def _shards(index: bytes) -> list[str]:
     return names
 
 
-def _parse_weights(files: dict[str, bytes]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, data in files.items():
-        if name in (FILE_NAME, INDEX):
-            continue
-        for key, tensor in (_load_bin(data) if name == BIN else _load_safetensors(name, data)).items():
-            if key in tensors:
-                raise AdapterRefused(f"tensor {key} is in more than one file")
-            tensors[key] = tensor
-    return tensors
-
-
-def _load_safetensors(name: str, data: bytes) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise AdapterRefused(f"{name} is not a whole safetensors file: {error}") from error
-    return tensors
+def _weights(files: dict[str, bytes]) -> Weights:
+    if BIN in files:
+        return GivenTensors(_load_bin(files[BIN]))
+    return WeightFiles({name: data for name, data in files.items() if name not in (FILE_NAME, INDEX)})
 
 
 def _load_bin(data: bytes) -> dict[str, Tensor]:

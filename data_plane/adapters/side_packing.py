@@ -24,6 +24,8 @@ def pack_side(
     dtype: torch.dtype,
 ) -> SlotSide | None:
     """Pack it, LoRA of the ends in `dtype`, whole matrices in the base's; None when there is none."""
+    if not matched.pairs and not matched.saved:
+        return None
     side = SlotSide(
         tuple(_module_affine(module, matched, scales, base) for module in layout.modules),
         _end_change(layout.embedding, matched, scales, base, dtype),

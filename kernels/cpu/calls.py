@@ -120,20 +120,19 @@ class GemmCall(ctypes.Structure):
 
 
 class PackCall(ctypes.Structure):
-    """One matrix of an adapter on its way into the rank pool's layout."""
+    """One matrix of an adapter on its way into the rank pool's layout; where both lie is said beside it."""
 
     _fields_: ClassVar = [
         ("from_dtype", _INT),
         ("to_dtype", _INT),
-        ("from", _POINTER),
-        ("from_stride", _INT),
+        ("source", _INT),
+        ("from", _INT),
         ("num_rows", _INT),
         ("num_columns", _INT),
-        ("to", _POINTER),
+        ("to", _INT),
         ("to_stride", _INT),
         ("turned", _INT),
         ("scaling", _DOUBLE),
-        ("scales", _POINTER),
     ]
 
 

@@ -5,7 +5,7 @@ and dtypes and keep what they point to alive. ctypes lets go of the GIL during a
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from kernels.cpu.toolchain import BuildFailed, built_library, levels
 
 # As dispatch.cpp counts them.
 LEVELS = ("plain", "avx2", "avx512", "avx512_bf16")
+
+PackCalls = ctypes.Array[PackCall]  # made once for all adapters of the same shapes
 
 # Where the time of `layers` goes, as clock.h counts; row phases: norms, rotation, KV writes, gates.
 PHASES = ("row phases", "linears", "LoRA", "attention")
@@ -59,10 +61,19 @@ class NativeKernels:
         level, threads = LEVELS.index(self.level), torch.get_num_threads()
         self.library.layers(level, threads, calls, len(calls), spent_s)
 
-    def pack_adapter(self, calls: Sequence[PackCall]) -> int | None:
-        """Copy an adapter's matrices on this thread alone; the first whose numbers are not all finite."""
-        array = (PackCall * len(calls))(*calls)
-        unfit = int(self.library.pack_adapter(LEVELS.index(self.level), array, len(calls)))
+    def pack_adapter(
+        self, calls: PackCalls, sources: Sequence[int], out: int, scales: Mapping[int, Tensor]
+    ) -> int | None:
+        """Copy an adapter's matrices on this thread alone; the first whose numbers are not all finite.
+
+        `sources`, `out`: addresses; `scales`: contiguous, by number of the call.
+        """
+        bases = (ctypes.c_void_p * len(sources))(*sources)
+        factors = (ctypes.c_void_p * len(calls))() if scales else None
+        for i, scale in scales.items():
+            factors[i] = scale.data_ptr()  # type: ignore[index] # there, because there are scales
+        level = LEVELS.index(self.level)
+        unfit = int(self.library.pack_adapter(level, calls, len(calls), bases, out, factors))
         return None if unfit < 0 else unfit
 
     def packed(self, weight: Tensor) -> Tensor:
@@ -93,7 +104,10 @@ def load_kernels(
         raise BuildFailed(f"{path}: {error}") from error
     library.best_level.restype = ctypes.c_int64
     library.packed_size.argtypes, library.packed_size.restype = (ctypes.c_int64,) * 3, ctypes.c_int64
-    library.pack_adapter.argtypes = (ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    library.pack_adapter.argtypes = (
+        *(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64),
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
+    )
     library.pack_adapter.restype = ctypes.c_int64
     library.layers.argtypes = (
         *(ctypes.c_int64, ctypes.c_int64),

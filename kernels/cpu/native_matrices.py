@@ -1,16 +1,18 @@
 """Copies of an adapter's matrices by the C++ kernels, in one call that lets go of the GIL.
 
 The copying thread computes alone: no OpenMP team is woken, or made, beside the steps. What the kernels do
-not compute (fp64, matrices with gaps in their rows, a pool in fp16) is copied by PyTorch.
+not compute (fp64, a pool in fp16) is copied by PyTorch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from kernels.cpu.calls import DTYPES, PackCall
-from kernels.cpu.matrices import MatrixCopier, MatrixCopy, TorchCopier
-from kernels.cpu.native import NativeKernels
+from kernels.cpu.matrices import NO_SCALES, Bytes, Copies, Extent, MatrixCopy, Scales, TorchCopier, extent_of
+from kernels.cpu.native import NativeKernels, PackCalls
 
 _FROM = {**DTYPES, torch.float16: 2}  # as calls.h counts them
 
@@ -20,41 +22,45 @@ class NativeCopier:
 
     def __init__(self, kernels: NativeKernels) -> None:
         self._kernels = kernels
-        self._others: MatrixCopier = TorchCopier()
 
-    def copy(self, copies: Sequence[MatrixCopy]) -> int | None:
-        """See `MatrixCopier.copy`; raise ValueError when a shape does not fit."""
-        if not all(map(_computable, copies)):
-            return self._others.copy(copies)
-        return self._kernels.pack_adapter([_call(copy) for copy in copies])
-
-
-def _computable(copy: MatrixCopy) -> bool:
-    source, out, scales = copy.source, copy.out, copy.scales
-    if source.dtype not in _FROM or out.dtype not in DTYPES or not source.is_cpu or not out.is_cpu:
-        return False
-    if scales is not None and (scales.dtype is not torch.float32 or not scales.is_contiguous()):
-        return False
-    return source.stride(1) == 1 and out.stride(1) == 1
+    def prepare(self, copies: Sequence[MatrixCopy], dtype: torch.dtype) -> Copies:
+        """See `MatrixCopier.prepare`."""
+        if dtype not in DTYPES or not all(copy.dtype in _FROM for copy in copies):
+            return TorchCopier().prepare(copies, dtype)
+        calls = (PackCall * len(copies))(*(_call(copy, dtype) for copy in copies))
+        rows = tuple(copy.shape[0] for copy in copies)
+        return _NativeCopies(self._kernels, calls, rows, extent_of(copies, dtype))
 
 
-def _call(copy: MatrixCopy) -> PackCall:
-    source, out, scales = copy.source, copy.out, copy.scales
-    rows, columns = source.shape
-    if out.shape != ((columns, rows) if copy.turned else (rows, columns)):
-        raise ValueError(f"out: {list(out.shape)} does not fit {rows} rows and {columns} columns")
-    if scales is not None and scales.shape != (rows,):
-        raise ValueError(f"scales: {list(scales.shape)} does not fit {rows} rows")
+@dataclass(frozen=True, slots=True)
+class _NativeCopies:
+    kernels: NativeKernels
+    calls: PackCalls
+    rows: tuple[int, ...]
+    extent: Extent
+
+    def run(self, sources: Sequence[Bytes], out: Tensor, scales: Scales = NO_SCALES) -> int | None:
+        """See `Copies.run`."""
+        self.extent.check(sources, out)
+        if not out.is_cpu or not all(source.flags.c_contiguous for source in sources):
+            raise ValueError("sources, out: are not contiguous memory of the host")
+        for i, scale in scales.items():
+            if scale.dtype is not torch.float32 or scale.shape != (self.rows[i],):
+                raise ValueError(
+                    f"scales: {list(scale.shape)} of {scale.dtype}, {self.rows[i]} fp32 are read"
+                )
+        return self.kernels.pack_adapter(
+            self.calls,
+            [source.ctypes.data for source in sources],
+            out.data_ptr(),
+            {i: scale.contiguous() for i, scale in scales.items()},
+        )
+
+
+def _call(copy: MatrixCopy, dtype: torch.dtype) -> PackCall:
+    rows, columns = copy.shape
     return PackCall(
-        _FROM[source.dtype],
-        DTYPES[out.dtype],
-        source.data_ptr(),
-        source.stride(0),
-        rows,
-        columns,
-        out.data_ptr(),
-        out.stride(0),
-        copy.turned,
-        copy.scaling,
-        None if scales is None else scales.data_ptr(),
+        *(_FROM[copy.dtype], DTYPES[dtype]),
+        *(copy.source, copy.begin, rows, columns),
+        *(copy.out, copy.out_stride, copy.turned, copy.scaling),
     )

@@ -157,15 +157,22 @@ struct LayerCall {
   void *normed, *added;  // [num_tokens, hidden]
 };
 
-// One matrix of an adapter on its way into the rank pool's layout; see pack_adapter.h.
+// One matrix of an adapter on its way into the rank pool's layout; see pack_adapter.h. Good for every adapter of
+// these shapes, so it says where the matrix lies in memory that is given beside it.
 struct PackCall {
   int64_t from_dtype, to_dtype;  // from may be FLOAT16
-  const void* from;              // [num_rows, num_columns]
-  int64_t from_stride, num_rows, num_columns;
-  void* to;  // [num_rows, num_columns], turned: [num_columns, num_rows]
-  int64_t to_stride, turned;
-  double scaling;       // of a turned matrix
-  const float* scales;  // [num_rows], or absent
+  int64_t source, from;          // bytes from the beginning of that source to [num_rows, num_columns]
+  int64_t num_rows, num_columns;
+  int64_t to, to_stride, turned;  // numbers from the target's beginning; turned: to [num_columns, num_rows]
+  double scaling;                 // of a turned matrix
+};
+
+// One adapter's memory for one call.
+struct PackPlace {
+  const char* from;  // aligned or not
+  char* to;
+  const float* scales;  // [num_rows] of a turned matrix, or absent
+  bool is_large;        // whether the adapter is more than the second cache keeps
 };
 
 // One instruction set's version of everything.
@@ -182,5 +189,5 @@ struct Level {
   void (*between)(const LayerCall&, int64_t row);
   void (*activate)(const LayerCall&, int64_t row);
   void (*end)(const LayerCall&, int64_t row);
-  bool (*pack_adapter)(const PackCall&);  // whether all numbers it wrote are finite
+  bool (*pack_adapter)(const PackCall&, const PackPlace&);  // whether all numbers it wrote are finite
 };

@@ -4,6 +4,10 @@
 // computed by one thread from begin to end: how many threads there are changes no number.
 #include <omp.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -38,6 +42,10 @@ void each(const std::vector<Unit>& units, int64_t num_threads, size_t scratch_fl
   }
 }
 
+int64_t element_bytes(const PackCall& call) { return call.to_dtype == FLOAT32 ? 4 : 2; }
+int64_t matrix_bytes(const PackCall& call) { return call.num_rows * call.num_columns * element_bytes(call); }
+
+const int64_t LARGE_BYTES = 2 << 20;  // of a packed adapter: about a second cache
 const int64_t MIN_ROWS = 16;  // rows that are worth a second thread
 
 }  // namespace
@@ -99,10 +107,20 @@ void layers(int64_t level, int64_t num_threads, const LayerCall* const* calls, i
 }
 
 // Packs an adapter's matrices on the calling thread alone: the first whose numbers are not all finite, or -1.
-int64_t pack_adapter(int64_t level, const PackCall* calls, int64_t num_calls) {
-  for (int64_t i = 0; i < num_calls; i++)
-    if (!LEVELS[level]->pack_adapter(calls[i])) return i;
-  return -1;
+int64_t pack_adapter(int64_t level, const PackCall* calls, int64_t num_calls, const char* const* sources, char* to,
+                     const float* const* scales) {
+  int64_t num_bytes = 0, unfit = -1;
+  for (int64_t i = 0; i < num_calls; i++) num_bytes += matrix_bytes(calls[i]);
+  for (int64_t i = 0; i < num_calls && unfit < 0; i++) {
+    const PackCall& call = calls[i];
+    const PackPlace place = {sources[call.source] + call.from, to + call.to * element_bytes(call),
+                             scales ? scales[i] : nullptr, num_bytes > LARGE_BYTES};
+    if (!LEVELS[level]->pack_adapter(call, place)) unfit = i;
+  }
+#if defined(__x86_64__)
+  _mm_sfence();  // what was streamed is there for whoever hears of it
+#endif
+  return unfit;
 }
 
 // Numbers that the packed form of a weight [out_features, in_features] has.

@@ -78,9 +78,9 @@ void end(const LayerCall& call, int64_t row) {
   call.dtype == FLOAT32 ? end_row<float>(call, row) : end_row<bf16>(call, row);
 }
 
-bool pack_adapter(const PackCall& call) {
-  if (call.from_dtype == FLOAT32) return pack_from<float>(call);
-  return call.from_dtype == BFLOAT16 ? pack_from<bf16>(call) : pack_from<half>(call);
+bool pack_adapter(const PackCall& call, const PackPlace& place) {
+  if (call.from_dtype == FLOAT32) return pack_from<float>(call, place);
+  return call.from_dtype == BFLOAT16 ? pack_from<bf16>(call, place) : pack_from<half>(call, place);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ from kernels.cpu import calls
 from kernels.cpu.toolchain import SOURCES
 
 
-@pytest.mark.parametrize("name", ["LoraCall", "AttentionCall", "NormCall", "GateCall"])
+@pytest.mark.parametrize("name", ["LoraCall", "AttentionCall", "NormCall", "GateCall", "PackCall"])
 def test_python_and_cpp_agree_on_every_field_and_its_order(name: str):
     header = re.sub(r"//.*", "", (SOURCES / "calls.h").read_text())
     body = re.search(rf"struct {name} {{(.*?)}};", header, re.DOTALL)
