@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from control_plane.errors import NotFound
+from control_plane.errors import Draining, NotFound
 from control_plane.store.client import dedicated
 from control_plane.store.script import Script
 from control_plane.workers import convert, keys
@@ -30,6 +30,7 @@ _READ = Script(_LUA / "read.lua", read_only=True)
 RETENTION_MS = 7 * 24 * 3600 * 1000  # a lost worker stays visible for a week
 MAX_CHANGES = 4096  # a reader further behind reads everything anew
 BLOCK_MS = 2000  # below the client's reply timeout
+_DRAINS = "drains, which cannot be taken back: it ends by itself; start it again to have it take requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,13 @@ class Directory:
         await _LOSE.run(self._redis, record, (worker.worker_id, worker.session, MAX_CHANGES))
 
     async def intend(self, worker_id: str, state: WorkerState) -> None:
-        """Cordon, drain or uncordon; raise NotFound."""
+        """Cordon, drain or uncordon; raise NotFound, or Draining for a worker that is to leave already."""
         record = (keys.worker(worker_id), keys.WORKER_CHANGES)
-        if not await _INTEND.run(self._redis, record, (worker_id, state.value, MAX_CHANGES)):
-            raise NotFound("worker", worker_id)
+        match await _INTEND.run(self._redis, record, (worker_id, state.value, MAX_CHANGES)):
+            case 0:
+                raise NotFound("worker", worker_id)
+            case -1:
+                raise Draining("worker", worker_id, _DRAINS)
 
     async def read(self, worker_id: str) -> Sighting:
         """Return a worker as it is stored now; raise NotFound."""
