@@ -107,6 +107,7 @@ async def assemble(settings: ControlSettings, redis: Redis) -> Plane:
         quotas.limits_of,
         outage_s=settings.outage_s,
         resolve_on_request=settings.resolve_on_request,
+        reader_lease_s=settings.leader_lease_ttl_s,
     )
     grant_keys = GrantKeys(
         redis,
@@ -241,6 +242,7 @@ async def running(settings: ControlSettings, redis: Redis) -> AsyncIterator[Plan
         owned = [
             tasks.create_task(plane.fleet.run(), name="fleet"),
             tasks.create_task(ride_out("lookups", plane.registry.follow), name="lookups"),
+            tasks.create_task(ride_out("takeover", plane.registry.take_over), name="takeover"),
             tasks.create_task(plane.grant_keys.run(), name="grant keys"),
             tasks.create_task(plane.leadership.run(plane.desk.lead), name="leadership"),
             tasks.create_task(plane.dispatcher.run(), name="dispatcher"),
