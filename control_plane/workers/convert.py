@@ -94,8 +94,9 @@ def status_to_proto(status: WorkerStatus, now_s: float = 0.0) -> fleet.WorkerSta
 
 
 def change_from_proto(message: sync.ObservedState, now_s: float) -> StatusChange:
-    """What differs from the report before."""
-    return StatusChange(status_from_proto(message.status, now_s), tuple(message.gone_digests))
+    """What differs from the report before; what is named as held and as gone is held."""
+    status = status_from_proto(message.status, now_s)
+    return StatusChange(status, tuple(one for one in message.gone_digests if one not in status.held))
 
 
 def change_to_proto(change: StatusChange) -> sync.ObservedState:
@@ -106,8 +107,7 @@ def change_to_proto(change: StatusChange) -> sync.ObservedState:
 
 
 def held_from_proto(message: fleet.HeldAdapter, now_s: float) -> HeldAdapter:
-    """A revision that a worker holds."""
-    used = message.last_use_time
+    """A revision that a worker holds; without a time, as it was stored."""
     return HeldAdapter(
         key=AdapterKey(message.tenant, message.name),
         revision=message.revision,
@@ -117,11 +117,18 @@ def held_from_proto(message: fleet.HeldAdapter, now_s: float) -> HeldAdapter:
         size_bytes=message.size_bytes,
         leases=message.leases,
         pinned=message.pinned,
-        used_s=used.ToMicroseconds() / 1e6 if message.HasField("last_use_time") else now_s - message.idle_s,
+        used_s=_used_s(message, now_s),
         slot_bytes=message.slot_bytes,
         cpu_bytes=message.cpu_bytes,
         disk_bytes=message.disk_bytes,
     )
+
+
+def _used_s(message: fleet.HeldAdapter, now_s: float) -> float:
+    if not now_s:
+        return message.last_use_time.ToMicroseconds() / 1e6
+    # Whatever else a worker says (not a number, before 1970) is no time that could be stored.
+    return now_s - (message.idle_s if 0 <= message.idle_s < now_s else 0.0)
 
 
 def held_to_proto(held: HeldAdapter, now_s: float = 0.0) -> fleet.HeldAdapter:

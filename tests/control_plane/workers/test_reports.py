@@ -1,7 +1,11 @@
 """Reports of a stream: what they come to, and when a whole one must come."""
 
+import math
+
 import pytest
 
+from control_plane.workers import convert
+from control_plane.workers.holdings import Holdings
 from control_plane.workers.reports import Reports
 from control_plane.workers.types import WorkerStatus
 from protos.fleet.v1 import fleet_pb2 as fleet
@@ -48,6 +52,15 @@ def test_changes_are_taken_as_one():
     assert second.status.held["d"].used_s == NOW_S - 5.0
 
 
+def test_what_is_named_as_held_and_as_gone_is_held():
+    reports = Reports()
+    heard(reports, whole(1, "a"), report(2, "b", gone="b a"))
+    holdings = reports.take(WorkerStatus()).status.holdings
+    assert list(holdings.by_digest) == ["b"]
+    assert holdings == Holdings(holdings.by_digest.values())
+    assert [key.name for key in holdings.by_key] == ["b"]
+
+
 def test_a_report_of_nothing_changes_nothing():
     reports = Reports()
     heard(reports, whole(1, "a"))
@@ -59,6 +72,17 @@ def test_a_report_of_nothing_changes_nothing():
     change = reports.take(before).change
     assert change is not None
     assert change.status.running_requests == 1
+
+
+@pytest.mark.parametrize("idle_s", [-1.0, math.nan, math.inf, 1e300])
+def test_a_nonsensical_time_is_now(idle_s: float):
+    reports, said = Reports(), whole(1, "a")
+    said.status.adapters[0].idle_s = idle_s
+    said.status.adapters[0].last_use_time.seconds = 1 << 62
+    heard(reports, said)
+    (held,) = reports.take(WorkerStatus()).status.adapters
+    assert held.used_s == NOW_S
+    assert convert.held_from_proto(convert.held_to_proto(held), 0.0) == held
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
