@@ -15,7 +15,7 @@ from control_plane.access.keys import Keys
 from control_plane.access.types import Role
 from control_plane.config import ControlSettings
 from control_plane.errors import ControlError
-from control_plane.plane import running
+from control_plane.running import running
 from control_plane.store.client import connect
 from control_plane.store.valkey import EmbeddedValkey
 

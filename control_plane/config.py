@@ -61,7 +61,9 @@ class ControlSettings(ResolverSettings):
 
     num_holders: int = Field(default=1, ge=0, description="workers that are offered each adapter")
     worker_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent worker is lost after this")
-    leader_lease_ttl_s: float = Field(default=3.0, gt=0, description="a silent leader is replaced after this")
+    leader_lease_ttl_s: float = Field(
+        default=3.0, gt=0, description="a silent leader, or reader of a source, is replaced after this"
+    )
     command_timeout_s: float = Field(default=60.0, gt=0, description="a worker's time to answer a command")
     grant_ttl_s: float = Field(default=30.0, gt=0, description="a worker must begin a request within this")
     grant_key_life_s: float = Field(

@@ -7,6 +7,7 @@ ControlError
 ├── StaleRevision     `expected_revision` is not the current one    → ABORTED
 ├── Disabled          an operator has to allow it first             → FAILED_PRECONDITION
 ├── Refused           the adapter can never be served here          → FAILED_PRECONDITION
+├── Draining          the worker's drain cannot be taken back       → FAILED_PRECONDITION (ResourceInfo)
 ├── Unauthenticated   no key, or an unknown one                     → UNAUTHENTICATED
 ├── Forbidden         the key's role or tenant does not allow it    → PERMISSION_DENIED
 ├── QuotaExceeded     a limit of the tenant is reached              → RESOURCE_EXHAUSTED (QuotaFailure)
@@ -53,6 +54,10 @@ class NameTaken(ResourceError):
 
 class StaleRevision(ResourceError):
     """The caller expected another current revision; read again and decide."""
+
+
+class Draining(ResourceError):
+    """The worker finishes and leaves; only its successor takes requests."""
 
 
 class Refused(ControlError):

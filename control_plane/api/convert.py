@@ -19,7 +19,8 @@ from control_plane.registry.types import (
     TrafficDecision,
     TrafficWeight,
 )
-from control_plane.workers.convert import PIN, POLICY, timestamp
+from control_plane.workers.convert import timestamp
+from control_plane.workers.convert_commands import PIN, POLICY
 from control_plane.workers.types import HeldBytes, Report, Worker
 from protos.inference.v1 import inference_pb2 as inference
 from protos.quota.v1 import quota_pb2 as quota

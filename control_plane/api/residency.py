@@ -13,8 +13,9 @@ from control_plane.quotas.types import Reservation
 from control_plane.registry.service import Registry
 from control_plane.registry.types import Adapter, AdapterKey, Target
 from control_plane.workers.fleet import Fleet
+from control_plane.workers.holdings import HeldAdapter, Tier
 from control_plane.workers.operator import Operator
-from control_plane.workers.types import HeldAdapter, Tier, Worker
+from control_plane.workers.types import Worker
 
 _WARM = frozenset({Tier.SLOT, Tier.CPU})
 Resident = dict[Place, HeldAdapter]
@@ -81,7 +82,7 @@ class Residency:
         ]
         if not idle:
             raise full
-        return max(idle, key=lambda place: (resident[place].idle_s, place))
+        return min(idle, key=lambda place: (resident[place].used_s, place))
 
     async def _evict(self, victim: Place, key: AdapterKey, full: SlotsFull) -> None:
         try:

@@ -28,6 +28,7 @@ CODES: dict[type[errors.ControlError], int] = {
     errors.StaleRevision: code_pb2.ABORTED,
     errors.Disabled: code_pb2.FAILED_PRECONDITION,
     errors.Refused: code_pb2.FAILED_PRECONDITION,
+    errors.Draining: code_pb2.FAILED_PRECONDITION,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.Forbidden: code_pb2.PERMISSION_DENIED,
     errors.QuotaExceeded: code_pb2.RESOURCE_EXHAUSTED,

@@ -94,7 +94,7 @@ def cordon(
     worker_id: WorkerId,
     undo: Annotated[bool, typer.Option("--undo", help="take the cordon back")] = False,
 ) -> None:
-    """Send a worker no new requests."""
+    """Send a worker no new requests. A drain cannot be taken back: a drained worker is started again."""
     request = pb.CordonWorkerRequest(worker_id=worker_id, uncordon=undo)
     session.show(session.call(STUB, "CordonWorker", request), lambda worker: print_workers([worker]))
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from control_plane.workers.types import Tier, Worker, WorkerState
+from control_plane.workers.holdings import Tier
+from control_plane.workers.types import Worker, WorkerState
 
 
 class FleetCollector(Collector):

@@ -9,7 +9,7 @@ changed adapter and the workers that hold it, or what differs in a worker's repo
 are does not depend on how many adapters there are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from control_plane.placement import commands
@@ -18,7 +18,8 @@ from control_plane.placement.holders import Holders, Pair
 from control_plane.placement.offers import Offer, Offers
 from control_plane.placement.plan import corrections, drains, held_by_key, missing, pins, rank, room
 from control_plane.registry.types import Adapter, AdapterKey
-from control_plane.workers.types import HeldAdapter, Worker, WorkerState
+from control_plane.workers.holdings import HeldAdapter
+from control_plane.workers.types import Worker, WorkerState
 
 DRAIN = commands.Drain.key  # stands for the worker itself
 CHUNK = 256  # pairs between two pauses: about two milliseconds
@@ -59,6 +60,11 @@ class Desired:
         """Return every adapter."""
         return tuple(self._adapters)
 
+    def is_ready(self, worker_id: str) -> bool:
+        """Whether a worker is planned with as one that takes adapters."""
+        seat = self._seats.get(worker_id)
+        return seat is not None and seat.worker.state is WorkerState.READY
+
     def holders(self, key: AdapterKey) -> list[str]:
         """Return an adapter's holders, best first."""
         return self._holders.of(key)
@@ -86,10 +92,11 @@ class Desired:
         del self._adapters[key]
         return self._examine_adapter(key, self._holders.remove(key))
 
-    def observe(self, worker: Worker) -> Iterator[list[Pair]]:
+    def observe(self, worker: Worker, keys: Collection[AdapterKey] | None = None) -> Iterator[list[Pair]]:
         """Take a worker as it is now; yield changed pairs in chunks, between which others may act.
 
-        The next worker may be observed when this iterator has ended.
+        With `keys` what it holds is as before but for these adapters. The next worker may be observed when
+        this iterator has ended.
         """
         seat = self._seats.get(worker.worker_id)
         before = seat.worker if seat else None
@@ -99,7 +106,7 @@ class Desired:
         if seat is None:
             seat = self._seats[worker.worker_id] = _Seat(worker)
         seat.worker = worker
-        yield from self._chunks(worker.worker_id, self._differences(seat))
+        yield from self._chunks(worker.worker_id, self._differences(seat, keys if before else None))
         if before is None or _role(before) != _role(worker):
             yield from self._examined(self._holders.leave(worker.worker_id))
             if worker.state is WorkerState.READY:
@@ -132,26 +139,32 @@ class Desired:
             for key in self._keys(worker_id):
                 yield worker_id, key
 
-    def _differences(self, seat: _Seat) -> list[AdapterKey]:
-        before, seat.held = seat.held, dict(held_by_key(seat.worker))
-        differ = [key for key, held in seat.held.items() if _shape(held) != _shape(before.get(key, ()))]
-        for key in differ:
-            self._holding.setdefault(key, set()).add(seat.worker.worker_id)
-        gone = [key for key in before if key not in seat.held]
-        for key in gone:
-            self._holding[key].discard(seat.worker.worker_id)
-            if not self._holding[key]:
-                del self._holding[key]
-        return differ + gone
+    def _differences(self, seat: _Seat, keys: Collection[AdapterKey] | None) -> list[AdapterKey]:
+        """Take what a worker holds of some adapters (None: all); return those to be looked at."""
+        now = held_by_key(seat.worker)
+        looked_at = dict.fromkeys((*now, *seat.held)) if keys is None else keys
+        return [key for key in looked_at if self._takes(seat, key, now.get(key, ()))]
+
+    def _takes(self, seat: _Seat, key: AdapterKey, held: Sequence[HeldAdapter]) -> bool:
+        before, worker_id = seat.held.pop(key, ()), seat.worker.worker_id
+        if held:
+            seat.held[key] = held
+            self._holding.setdefault(key, set()).add(worker_id)
+        elif before:
+            self._let_go(worker_id, key)
+        return _shape(before) != _shape(held)
+
+    def _let_go(self, worker_id: str, key: AdapterKey) -> None:
+        self._holding[key].discard(worker_id)
+        if not self._holding[key]:
+            del self._holding[key]
 
     def _leave(self, worker_id: str) -> Iterator[list[Pair]]:
         seat = self._seats.pop(worker_id, None)
         if seat is None:
             return
         for key in seat.held:
-            self._holding[key].discard(worker_id)
-            if not self._holding[key]:
-                del self._holding[key]
+            self._let_go(worker_id, key)
         yield from self._examined(self._holders.leave(worker_id))
 
     def _examine_adapter(self, key: AdapterKey, moved: Iterable[str]) -> list[Pair]:

@@ -6,7 +6,8 @@ or when there is none that could.
 
 from collections.abc import Iterable
 
-from control_plane.workers.types import HeldAdapter, Tier, Worker, WorkerState
+from control_plane.workers.holdings import HeldAdapter, Tier
+from control_plane.workers.types import Worker, WorkerState
 
 _MEMORY = frozenset({Tier.SLOT, Tier.CPU})
 

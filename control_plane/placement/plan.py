@@ -27,7 +27,8 @@ from control_plane.placement import commands, rendezvous
 from control_plane.placement.commands import Command
 from control_plane.registry import traffic
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, Revision, RevisionState
-from control_plane.workers.types import HeldAdapter, Worker, WorkerState
+from control_plane.workers.holdings import HeldAdapter
+from control_plane.workers.types import Worker, WorkerState
 
 Adapters = Mapping[AdapterKey, Adapter]
 Held = Mapping[AdapterKey, Sequence[HeldAdapter]]
@@ -107,10 +108,7 @@ def rank(adapter: Adapter) -> Rank:
 
 def held_by_key(worker: Worker) -> Held:
     """Return what a worker holds of each adapter."""
-    held: dict[AdapterKey, list[HeldAdapter]] = {}
-    for one in worker.status.adapters:
-        held.setdefault(one.key, []).append(one)
-    return held
+    return worker.status.holdings.by_key
 
 
 def room(worker: Worker) -> Room:

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from control_plane.errors import NoWorker, Refused
 from control_plane.placement.plan import room
 from control_plane.placement.rendezvous import score
-from control_plane.workers.types import HeldAdapter, Tier, Worker, WorkerState
+from control_plane.workers.holdings import HeldAdapter, Tier
+from control_plane.workers.types import Worker, WorkerState
 
 # A queue of half a batch costs about as much as a cold load of a common adapter (tens of ms).
 SPILL_QUEUE = 0.5
@@ -120,11 +121,11 @@ def _by_loss(candidate: _Candidate, wanted: Wanted, least: float) -> tuple[int, 
     worker = candidate.worker
     band = int((candidate.load - least) / BAND)
     has_slot = worker.status.num_resident < worker.capacity.max_loras
-    return (-band, _idle_s(worker, wanted), has_slot, *_by_load(candidate, wanted))
+    return (-band, _idle(worker, wanted), has_slot, *_by_load(candidate, wanted))
 
 
-def _idle_s(worker: Worker, wanted: Wanted) -> float:
-    """Return for how long nobody wanted what the worker would evict; infinite when it has room."""
+def _idle(worker: Worker, wanted: Wanted) -> float:
+    """Return what grows with the time that nobody wanted what the worker would evict; infinite with room."""
     free = room(worker)
     has_room = free.num_bytes >= wanted.size_bytes and free.places >= 1
-    return math.inf if has_room else worker.status.longest_idle_s
+    return math.inf if has_room else -worker.status.unused_since_s

@@ -36,6 +36,10 @@ class Committing:
             raise NotFound("adapter", str(key))
         return adapter
 
+    async def find(self, key: AdapterKey) -> Adapter | None:
+        """Return the adapter that goes by this name or alias, if there is one."""
+        return await self._store.find(key)
+
     async def now_s(self) -> float:
         """Return the time that changes carry: Unix time, from Redis."""
         return await self._store.now_s()

@@ -43,6 +43,12 @@ def pending(new: NewAdapter, now_s: float) -> Adapter:
     return _new(new, revision, now_s)
 
 
+def read(pending: Adapter, resolved: Resolved, now_s: float) -> Adapter:
+    """Return an adapter whose source was being read with what it is."""
+    revision = _revision(pending.current_revision, resolved, now_s)
+    return replace(pending, revisions=(revision,), created_s=now_s, updated_s=now_s)
+
+
 def failed(adapter: Adapter, reason: str) -> Adapter:
     """Return an adapter that never was READY with the reason."""
     revision = replace(adapter.current, state=RevisionState.FAILED, failure=clipped(reason))
@@ -50,8 +56,8 @@ def failed(adapter: Adapter, reason: str) -> Adapter:
 
 
 def declares(stored: Adapter, pending: Adapter) -> bool:
-    """Whether what is stored is this very registration, still being read."""
-    return stored == replace(pending, generation=stored.generation, resource_version=stored.resource_version)
+    """Whether what is stored is this very registration, still being read (and maybe pinned since)."""
+    return stored.key == pending.key and stored.current == pending.current
 
 
 def _new(new: NewAdapter, revision: Revision, now_s: float) -> Adapter:

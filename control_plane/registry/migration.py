@@ -3,7 +3,8 @@
 Runs at the start of every replica and does nothing when it was done. Invariant: it only adds to
 indexes what the adapters themselves say, so running it again, or twice at once, changes nothing.
 
-Formats: 1 had no indexes of labels and of tenants that adapters are shared with; 2 has them.
+Formats: 1 had no indexes of labels and of tenants that adapters are shared with; 2 has them; in 3 what is
+RESOLVING has a reading, without which nobody would ever know that its reader is gone.
 """
 
 import asyncio
@@ -15,12 +16,13 @@ import structlog
 from redis.asyncio import Redis
 
 from control_plane.registry import codec
+from control_plane.registry.readings import forsake
 from control_plane.registry.store import indexes
-from control_plane.registry.types import Adapter
+from control_plane.registry.types import Adapter, RevisionState
 from control_plane.store import keys
 from control_plane.store.script import Script
 
-FORMAT = 2
+FORMAT = 3
 CHUNK = 200  # adapters read at once, and written at once
 _REINDEX = Script(Path(__file__).with_name("lua") / "reindex.lua")
 _log = structlog.get_logger(__name__)
@@ -34,6 +36,9 @@ async def migrate(redis: Redis) -> int:
     num_adapters = 0
     async for adapters in _all(redis):
         await asyncio.gather(*(_index(redis, adapter) for adapter in adapters))
+        for adapter in adapters:
+            if adapter.current.state is RevisionState.RESOLVING:
+                await forsake(redis, adapter.key)
         num_adapters += len(adapters)
     # Last: a migration that is cut off begins again.
     await redis.set(keys.REGISTRY_FORMAT, FORMAT)

@@ -3,41 +3,36 @@
 Owns the states of a revision. RESOLVING is stored when a source takes longer than a moment, READY when
 it was read and fits, FAILED with the reason when it does not. Invariants: only READY revisions are ever
 served; an adapter whose weights never were READY is replaced by whoever registers its name next, or made
-READY by a publish, and is never read again by itself; new weights that fail leave READY ones as they are.
+READY by a publish; what is RESOLVING has a reader, and one that dies has a successor (`takeover`); what
+has FAILED is never read again by itself; new weights that fail leave READY ones as they are.
 """
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable
 
-from control_plane.errors import InvalidArgument, NameTaken, NotFound, Refused, SourceUnavailable
-from control_plane.registry import edits, names
+from control_plane.errors import NameTaken, SourceUnavailable
+from control_plane.registry import edits
+from control_plane.registry.announcing import Announced, is_free
+from control_plane.registry.bounds import check_new
 from control_plane.registry.committing import Committing
+from control_plane.registry.readings import ReadingLost, Readings, Terms
+from control_plane.registry.sources import SOURCE_ERRORS, Sources
 from control_plane.registry.types import Adapter, AdapterKey, NewAdapter, ReloadPolicy
-from control_plane.resolvers.chain import ResolverChain
 from control_plane.resolvers.types import Resolved, ResolveRequest
 
-# What one adapter may have: it is read and written as a whole, and every page of a listing has many.
-MAX_ALIASES = 64
-MAX_SHARED_WITH = 1000
-MAX_LABELS = 64
-MAX_LABEL_CHARACTERS = 256
-MAX_SOURCE_CHARACTERS = 4096
-MAX_BASE_MODEL_CHARACTERS = 512
 # Most sources are read before anybody could ask: their state is not worth a commit and a watch event.
 SLOW_S = 0.5
 CUT_OFF = "the call that registered it ended before its source was read"
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-# What sources do wrong; anything else is the call's fault, and leaves nothing.
-_SOURCE_ERRORS = (Refused, NotFound, SourceUnavailable)
 
 
 class Registering:
     """Reads sources and stores what they are."""
 
-    def __init__(self, committing: Committing, resolvers: ResolverChain, *, slow_s: float = SLOW_S) -> None:
+    def __init__(
+        self, committing: Committing, sources: Sources, readings: Readings, *, slow_s: float = SLOW_S
+    ) -> None:
         self._committing = committing
-        self._resolvers = resolvers
+        self._sources = sources
+        self._readings = readings
         self._slow_s = slow_s
 
     async def register(self, new: NewAdapter, *, keep_failure: bool = True) -> Adapter:
@@ -47,25 +42,31 @@ class Registering:
         such source), QuotaExceeded, InvalidArgument. With `keep_failure` the first, third and fourth of
         these stay visible as the adapter's FAILED revision.
         """
-        _check_new(new)
+        check_new(new)
+        terms = Terms(expected_digest=new.expected_digest, confined=new.confined, keep_failure=keep_failure)
         pending = edits.pending(new, await self._committing.now_s())
+        announced: Announced | None = None
+        reading = asyncio.ensure_future(self._sources.read(_request(new), new.expected_digest))
         try:
-            resolved = await self._read(_request(new), new.expected_digest, lambda: self._announce(pending))
-        except _SOURCE_ERRORS as error:
+            if not (await asyncio.wait({reading}, timeout=self._slow_s))[0]:
+                announced = await self._announce(pending, terms)
+            resolved = await (self._readings.hold(announced.reading, reading) if announced else reading)
+            return await self._commit(new, resolved, announced)
+        except ReadingLost as lost:
+            raise SourceUnavailable(f"adapter {lost}: another replica reads its source by now") from None
+        except SOURCE_ERRORS as error:
             if keep_failure:
                 await self._fail(pending, str(error))
+            await _end(announced, str(error))
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._end(pending, CUT_OFF))
+            await asyncio.shield(_end(announced, CUT_OFF))
             raise
-        fresh = edits.created(new, resolved, await self._committing.now_s())
-        try:
-            stored = await self._committing.decide(new.key, lambda stored: _registered(stored, fresh))
         except Exception as error:  # over a limit, or an alias is taken: what was announced has come to this
-            await self._end(pending, str(error))
+            await _end(announced, str(error))
             raise
-        assert stored is not None, "registering never deletes"
-        return stored
+        finally:
+            reading.cancel()  # of a caller that leaves; a no-op when it has ended
 
     async def publish(
         self,
@@ -90,8 +91,8 @@ class Registering:
             confined=confined and (bool(source) or not adapter.current.ready),
         )
         try:
-            resolved = await self._read(request, expected_digest)
-        except _SOURCE_ERRORS as error:
+            resolved = await self._sources.read(request, expected_digest)
+        except SOURCE_ERRORS as error:
             if not adapter.current.ready:
                 await self._fail(adapter, str(error))
             raise
@@ -103,53 +104,34 @@ class Registering:
 
         return await self._committing.change(key, published)
 
-    async def _read(
-        self,
-        request: ResolveRequest,
-        expected_digest: str,
-        announce: Callable[[], Awaitable[None]] | None = None,
-    ) -> Resolved:
-        """Resolve; say so first when it takes longer than a moment."""
-        names.check_length("source", request.source, MAX_SOURCE_CHARACTERS)
-        if expected_digest and not _DIGEST.fullmatch(expected_digest):
-            raise InvalidArgument("expected_digest", expected_digest, "must be 'sha256:' and 64 hex digits")
-        reading = asyncio.ensure_future(self._resolvers.resolve(request))
-        try:
-            if announce is not None and not (await asyncio.wait({reading}, timeout=self._slow_s))[0]:
-                await announce()
-            resolved = await reading
-        finally:
-            reading.cancel()  # of a caller that leaves; a no-op when it has ended
-        if expected_digest not in ("", resolved.digest):
-            raise Refused(
-                f"{resolved.uri} has the digest {resolved.digest}, not the expected {expected_digest}"
-            )
-        return resolved
+    async def _announce(self, pending: Adapter, terms: Terms) -> Announced | None:
+        """Make it visible; None while another registration of the name is, and is read."""
+        reading = await self._readings.begin(pending.key, terms)
+        if reading is None:
+            return None
+        announced = Announced(self._committing, self._readings, pending, reading)
+        await announced.store()
+        return announced
 
-    async def _announce(self, pending: Adapter) -> None:
-        await self._committing.decide(
-            pending.key, lambda stored: pending if _is_free(stored, pending) else stored
-        )
+    async def _commit(self, new: NewAdapter, resolved: Resolved, announced: Announced | None) -> Adapter:
+        fresh = edits.created(new, resolved, await self._committing.now_s())
+        stored = await self._committing.decide(new.key, lambda stored: _registered(stored, fresh))
+        assert stored is not None, "registering never deletes"
+        if announced is not None:
+            await announced.end()
+        return stored
 
     async def _fail(self, pending: Adapter, reason: str) -> None:
         """Store that this registration failed, unless something better is stored under its name."""
         failed = edits.failed(pending, reason)
         await self._committing.decide(
-            pending.key, lambda stored: failed if _is_free(stored, pending) else stored
-        )
-
-    async def _end(self, pending: Adapter, reason: str) -> None:
-        """As `_fail`, but only of a registration that was announced."""
-        failed = edits.failed(pending, reason)
-        await self._committing.decide(
-            pending.key,
-            lambda stored: failed if stored is not None and edits.declares(stored, pending) else stored,
+            pending.key, lambda stored: failed if is_free(stored, pending) else stored
         )
 
 
-def _is_free(stored: Adapter | None, pending: Adapter) -> bool:
-    """Whether a name has nothing that was ever READY."""
-    return stored is None or (stored.key == pending.key and not stored.current.ready)
+async def _end(announced: Announced | None, reason: str) -> None:
+    if announced is not None:
+        await announced.fail(reason)
 
 
 def _registered(stored: Adapter | None, fresh: Adapter) -> Adapter:
@@ -169,18 +151,3 @@ def _request(new: NewAdapter) -> ResolveRequest:
         base_model=new.base_model,
         confined=new.confined,
     )
-
-
-def _check_new(new: NewAdapter) -> None:
-    names.check_key(new.key)
-    names.check_size("aliases", len(new.aliases), MAX_ALIASES)
-    names.check_size("labels", len(new.labels), MAX_LABELS)
-    for label, value in new.labels.items():
-        names.check_length("labels", label, MAX_LABEL_CHARACTERS)
-        names.check_length(f"labels[{label!r}]", value, MAX_LABEL_CHARACTERS)
-    names.check_length("base_model", new.base_model, MAX_BASE_MODEL_CHARACTERS)
-    for alias in new.aliases:
-        names.check_name("aliases", alias)
-    names.check_size("shared_with", len(new.shared_with), MAX_SHARED_WITH)
-    for tenant in new.shared_with:
-        names.check_name("shared_with", tenant)

@@ -12,12 +12,16 @@ from functools import partial
 from redis.asyncio import Redis
 
 from control_plane.registry import changes, edits, listing, names, traffic_edits
+from control_plane.registry.bounds import MAX_SHARED_WITH
 from control_plane.registry.changes import AdapterChange
 from control_plane.registry.committing import Committing
 from control_plane.registry.lookups import Lookups
 from control_plane.registry.models import Models
-from control_plane.registry.registering import MAX_SHARED_WITH, SLOW_S, Registering
+from control_plane.registry.readings import Readings
+from control_plane.registry.registering import SLOW_S, Registering
+from control_plane.registry.sources import Sources
 from control_plane.registry.store import AdapterStore, LimitsOf
+from control_plane.registry.takeover import Takeover
 from control_plane.registry.types import (
     Adapter,
     AdapterKey,
@@ -32,6 +36,8 @@ from control_plane.registry.types import (
 from control_plane.resolvers.chain import ResolverChain
 from control_plane.store import keys
 
+READER_LEASE_S = 3.0  # a silent reader of a source is replaced after this
+
 
 class Registry:
     """The adapters of all tenants. Any number of replicas may share one Redis."""
@@ -45,13 +51,16 @@ class Registry:
         outage_s: float = 0.0,
         resolve_on_request: bool = False,
         slow_s: float = SLOW_S,
+        reader_lease_s: float = READER_LEASE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._store = AdapterStore(redis, limits_of)
         self._lookups = Lookups(self._store.find, outage_s=outage_s, clock=clock)
         self._committing = Committing(self._store, self._lookups)
-        self._registering = Registering(self._committing, resolvers, slow_s=slow_s)
+        sources, readings = Sources(resolvers), Readings(redis, lease_s=reader_lease_s, clock=time.monotonic)
+        self._registering = Registering(self._committing, sources, readings, slow_s=slow_s)
+        self._takeover = Takeover(self._committing, sources, readings, every_s=reader_lease_s / 2)
         # A name that somebody asked for is no registration of theirs: its failure is the answer, and all.
         discover = partial(self._registering.register, keep_failure=False) if resolve_on_request else None
         self._models = Models(self._store, self._lookups, discover)
@@ -209,6 +218,10 @@ class Registry:
     async def version(self) -> int:
         """Return the resource version of the last change; 0 before the first."""
         return await self._store.version()
+
+    async def take_over(self) -> None:
+        """Read, for ever, what replicas that died were reading. Raises StoreUnavailable."""
+        await self._takeover.run()
 
     async def follow(self) -> None:
         """Follow changes, for ever, so that `resolve` need not read what has not changed.

@@ -1,23 +1,16 @@
-"""Protocol ↔ values of workers and commands. The only place that knows both."""
+"""Protocol ↔ values of workers and what they hold. The only place that knows both.
 
-from typing import assert_never
+On the wire from a worker an adapter has been idle for so long, here it was last used at a time; whoever
+converts says what time it is (Unix time).
+"""
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from control_plane.placement.commands import Action, Command, Drain, Evict, Load, Pin, Reload
-from control_plane.registry.types import AdapterKey, PinTier, ReloadPolicy, Revision
-from control_plane.workers.types import (
-    Capacity,
-    HeldAdapter,
-    Outcome,
-    Tier,
-    Worker,
-    WorkerState,
-    WorkerStatus,
-)
+from control_plane.registry.types import AdapterKey
+from control_plane.workers.holdings import HeldAdapter, Holdings, Tier
+from control_plane.workers.types import Capacity, StatusChange, Worker, WorkerState, WorkerStatus
 from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.inference.v1 import inference_pb2 as inference
-from protos.registry.v1 import registry_pb2 as registry
 from protos.sync.v1 import sync_pb2 as sync
 
 _TIER = {
@@ -32,16 +25,6 @@ _STATE = {
     WorkerState.CORDONED: fleet.WORKER_STATE_CORDONED,
     WorkerState.DRAINING: fleet.WORKER_STATE_DRAINING,
     WorkerState.LOST: fleet.WORKER_STATE_LOST,
-}
-POLICY = {
-    ReloadPolicy.IMMEDIATE: registry.RELOAD_POLICY_IMMEDIATE,
-    ReloadPolicy.FINISH_RUNNING: registry.RELOAD_POLICY_FINISH_RUNNING,
-    ReloadPolicy.DRAIN: registry.RELOAD_POLICY_DRAIN,
-}
-PIN = {
-    PinTier.NONE: registry.PIN_TIER_UNSPECIFIED,
-    PinTier.CPU: registry.PIN_TIER_CPU,
-    PinTier.SLOT: registry.PIN_TIER_SLOT,
 }
 
 
@@ -58,7 +41,7 @@ def worker_from_hello(hello: sync.Hello) -> Worker:
 
 
 def worker_from_proto(message: fleet.Worker) -> Worker:
-    """A worker as it was stored: who it is and what it holds; state and lease are the store's."""
+    """A worker as it was stored: who it is and what it does; the rest is the store's."""
     return Worker(
         worker_id=message.worker_id,
         instance_id=message.instance_id,
@@ -66,12 +49,12 @@ def worker_from_proto(message: fleet.Worker) -> Worker:
         base_model=message.base_model,
         base_model_digest=message.base_model_digest,
         capacity=_capacity(message.capacity),
-        status=status_from_proto(message.status),
+        status=status_from_proto(message.status, 0.0),
     )
 
 
-def worker_to_proto(worker: Worker) -> fleet.Worker:
-    """A worker for the Fleet service and for the store."""
+def worker_to_proto(worker: Worker, now_s: float) -> fleet.Worker:
+    """A worker for the Fleet service, and without what it holds for the store."""
     return fleet.Worker(
         worker_id=worker.worker_id,
         instance_id=worker.instance_id,
@@ -80,7 +63,7 @@ def worker_to_proto(worker: Worker) -> fleet.Worker:
         base_model=worker.base_model,
         base_model_digest=worker.base_model_digest,
         capacity=fleet.Capacity(**{name: getattr(worker.capacity, name) for name in _CAPACITY_FIELDS}),
-        status=status_to_proto(worker.status),
+        status=status_to_proto(worker.status, now_s),
         last_report_time=timestamp(worker.last_report_s),
         lease_expire_time=timestamp(worker.lease_expires_s),
     )
@@ -94,23 +77,37 @@ def _capacity(message: fleet.Capacity) -> Capacity:
     return Capacity(**{name: getattr(message, name) for name in _CAPACITY_FIELDS})
 
 
-def status_from_proto(message: fleet.WorkerStatus) -> WorkerStatus:
+def status_from_proto(message: fleet.WorkerStatus, now_s: float) -> WorkerStatus:
     """What a worker holds and does."""
     return WorkerStatus(
-        adapters=tuple(_held_from_proto(held) for held in message.adapters),
+        holdings=Holdings(held_from_proto(held, now_s) for held in message.adapters),
         **{name: getattr(message, name) for name in _STATUS_FIELDS},
     )
 
 
-def status_to_proto(status: WorkerStatus) -> fleet.WorkerStatus:
+def status_to_proto(status: WorkerStatus, now_s: float = 0.0) -> fleet.WorkerStatus:
     """What a worker holds and does."""
     return fleet.WorkerStatus(
-        adapters=[_held_to_proto(held) for held in status.adapters],
+        adapters=[held_to_proto(held, now_s) for held in status.adapters],
         **{name: getattr(status, name) for name in _STATUS_FIELDS},
     )
 
 
-def _held_from_proto(message: fleet.HeldAdapter) -> HeldAdapter:
+def change_from_proto(message: sync.ObservedState, now_s: float) -> StatusChange:
+    """What differs from the report before; what is named as held and as gone is held."""
+    status = status_from_proto(message.status, now_s)
+    return StatusChange(status, tuple(one for one in message.gone_digests if one not in status.held))
+
+
+def change_to_proto(change: StatusChange) -> sync.ObservedState:
+    """The same for the store."""
+    return sync.ObservedState(
+        status=status_to_proto(change.status), changes_only=True, gone_digests=change.gone
+    )
+
+
+def held_from_proto(message: fleet.HeldAdapter, now_s: float) -> HeldAdapter:
+    """A revision that a worker holds; without a time, as it was stored."""
     return HeldAdapter(
         key=AdapterKey(message.tenant, message.name),
         revision=message.revision,
@@ -120,14 +117,22 @@ def _held_from_proto(message: fleet.HeldAdapter) -> HeldAdapter:
         size_bytes=message.size_bytes,
         leases=message.leases,
         pinned=message.pinned,
-        idle_s=message.idle_s,
+        used_s=_used_s(message, now_s),
         slot_bytes=message.slot_bytes,
         cpu_bytes=message.cpu_bytes,
         disk_bytes=message.disk_bytes,
     )
 
 
-def _held_to_proto(held: HeldAdapter) -> fleet.HeldAdapter:
+def _used_s(message: fleet.HeldAdapter, now_s: float) -> float:
+    if not now_s:
+        return message.last_use_time.ToMicroseconds() / 1e6
+    # Whatever else a worker says (not a number, before 1970) is no time that could be stored.
+    return now_s - (message.idle_s if 0 <= message.idle_s < now_s else 0.0)
+
+
+def held_to_proto(held: HeldAdapter, now_s: float = 0.0) -> fleet.HeldAdapter:
+    """A revision that a worker holds; for the store, where nothing is idle, without a time."""
     return fleet.HeldAdapter(
         tenant=held.key.tenant,
         name=held.key.name,
@@ -138,64 +143,12 @@ def _held_to_proto(held: HeldAdapter) -> fleet.HeldAdapter:
         size_bytes=held.size_bytes,
         leases=held.leases,
         pinned=held.pinned,
-        idle_s=held.idle_s,
+        idle_s=max(0.0, now_s - held.used_s),
+        last_use_time=timestamp(held.used_s),
         slot_bytes=held.slot_bytes,
         cpu_bytes=held.cpu_bytes,
         disk_bytes=held.disk_bytes,
     )
-
-
-def command_to_proto(command: Command, *, command_id: str, fencing_token: int) -> sync.Command:
-    """A command as the worker gets it."""
-    message = sync.Command(command_id=command_id, generation=command.generation, fencing_token=fencing_token)
-    _set_action(message, command.action)
-    return message
-
-
-def _set_action(message: sync.Command, action: Action) -> None:
-    match action:
-        case Load(key, revision, into_slot):
-            message.load.CopyFrom(sync.LoadCommand(adapter=_source(key, revision), into_slot=into_slot))
-        case Evict(key, digest, cancel_running):
-            evict = sync.EvictCommand(
-                tenant=key.tenant, name=key.name, digest=digest, cancel_running=cancel_running
-            )
-            message.evict.CopyFrom(evict)
-        case Reload(key, revision, policy, replaces_digest):
-            reload = sync.ReloadCommand(
-                adapter=_source(key, revision), policy=POLICY[policy], replaces_digest=replaces_digest
-            )
-            message.reload.CopyFrom(reload)
-        case Pin(key, digest, tier):
-            message.pin.CopyFrom(
-                sync.PinCommand(tenant=key.tenant, name=key.name, digest=digest, tier=PIN[tier])
-            )
-        case Drain():
-            message.drain.SetInParent()
-        case _:
-            assert_never(action)
-
-
-def _source(key: AdapterKey, revision: Revision) -> sync.AdapterSource:
-    return sync.AdapterSource(
-        tenant=key.tenant,
-        name=key.name,
-        revision=revision.number,
-        digest=revision.digest,
-        source=revision.source,
-        rank=revision.rank,
-        size_bytes=revision.size_bytes,
-    )
-
-
-def outcome_from_ack(ack: sync.Ack) -> Outcome:
-    """A command that was done."""
-    return Outcome(ok=True, elapsed_s=ack.elapsed_s, size_bytes=ack.size_bytes)
-
-
-def outcome_from_nack(nack: sync.Nack) -> Outcome:
-    """A command that was refused."""
-    return Outcome(ok=False, reason=nack.reason, terminal=nack.terminal)
 
 
 def timestamp(unix_s: float) -> Timestamp | None:

@@ -17,10 +17,11 @@ from redis.asyncio import Redis
 from control_plane.errors import NotFound, NoWorker
 from control_plane.placement.commands import Command
 from control_plane.store.client import dedicated
-from control_plane.workers import convert, keys
-from control_plane.workers.directory import entries_of
+from control_plane.workers import keys
+from control_plane.workers.convert_commands import command_to_proto
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.outage import ride_out
+from control_plane.workers.records import entries_of
 from control_plane.workers.sessions import Sessions
 from control_plane.workers.types import Outcome
 from protos.sync.v1 import sync_pb2 as sync
@@ -55,7 +56,7 @@ class Dispatcher:
 
     async def send(self, command: Command, *, fencing_token: int) -> Outcome:
         """Return the worker's answer; raise NoWorker when it cannot be reached or leaves first."""
-        message = convert.command_to_proto(command, command_id=self._new_id(), fencing_token=fencing_token)
+        message = command_to_proto(command, command_id=self._new_id(), fencing_token=fencing_token)
         session = self._sessions.find(command.worker_id)
         if session is not None:
             return await session.command(message)

@@ -7,14 +7,18 @@ when Redis is silent.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from control_plane.errors import NotFound
-from control_plane.workers.directory import Directory, Renewal, Sighting
+from control_plane.workers.directory import Directory
 from control_plane.workers.held import HeldByTenant
+from control_plane.workers.holdings import HeldAdapter
 from control_plane.workers.outage import ride_out
-from control_plane.workers.types import HeldAdapter, HeldBytes, Worker, WorkerState
+from control_plane.workers.records import Changed, Renewal, Sighting
+from control_plane.workers.types import HeldBytes, Worker, WorkerState
+from control_plane.workers.watchers import Keys, Watcher
 
 
 class Fleet:
@@ -26,9 +30,10 @@ class Fleet:
         self._workers: dict[str, Worker] = {}
         self._listed: tuple[Worker, ...] | None = ()  # by id; None: something changed since
         self._held = HeldByTenant()
+        self._versions: dict[str, int] = {}  # of the records that the workers are as in
         self._leases: dict[str, float] = {}  # worker → end of its lease on the local clock; live ones only
         self._leases_changed = asyncio.Event()
-        self._watchers: set[_Watcher] = set()
+        self._watchers: set[Watcher] = set()
         self._known = asyncio.Event()
 
     def workers(self) -> Sequence[Worker]:
@@ -74,12 +79,18 @@ class Fleet:
 
     async def watch(self) -> AsyncIterator[Worker]:
         """Yield every worker, then each one again when it changed. A slow reader skips states."""
-        watcher = _Watcher(self._workers)
+        async with aclosing(self.follow()) as changes:
+            async for worker_id, _ in changes:
+                yield self._workers[worker_id]
+
+    async def follow(self) -> AsyncGenerator[tuple[str, Keys], None]:
+        """Yield the id of every worker, then of each that changed, with the adapters that it is about."""
+        watcher = Watcher(self._workers)
         self._watchers.add(watcher)
         try:
             while True:
-                for worker_id in await watcher.take():
-                    yield self._workers[worker_id]
+                for change in (await watcher.take()).items():
+                    yield change
         finally:
             self._watchers.discard(watcher)
 
@@ -106,10 +117,13 @@ class Fleet:
                 self._apply(sighting)
         self._known.set()
         async for change in self._directory.changes(position):
-            if isinstance(change, Sighting):
-                self._apply(change)
-            else:
-                self._renew(change)
+            match change:
+                case Sighting():
+                    self._apply(change)
+                case Changed():
+                    await self._change(change)
+                case Renewal():
+                    self._renew(change)
 
     def heard(self, worker: Worker, lease_s: float) -> None:
         """Take what a worker said to this very process while Redis is away."""
@@ -117,9 +131,31 @@ class Fleet:
 
     def _apply(self, sighting: Sighting) -> None:
         worker = sighting.worker
+        self._versions[worker.worker_id] = sighting.version
         self._set(worker)
+        self._held.replace(worker)
         self._extend(worker.worker_id, sighting.lease_left_s)
         self._announce(worker.worker_id)
+
+    async def _change(self, changed: Changed) -> None:
+        worker_id, known = changed.worker_id, self._versions.get(changed.worker_id, 0)
+        worker = self._workers.get(worker_id)
+        if worker is None or not worker.live or changed.version > known + 1:
+            with suppress(NotFound):  # its retention ended since
+                await self.refresh(worker_id)  # what this change builds on was never seen here
+        elif changed.version == known + 1:
+            self._versions[worker_id] = known + 1
+            self._take(worker, changed)
+        # Else it was read with its record.
+
+    def _take(self, worker: Worker, changed: Changed) -> None:
+        change, before = changed.change, worker.status
+        gone = [before.held[digest] for digest in change.gone if digest in before.held]
+        now = replace(worker, status=before.after(change), last_report_s=changed.reported_s)
+        self._set(replace(now, lease_expires_s=changed.reported_s + changed.lease_left_s))
+        self._held.change(worker.worker_id, change.status.adapters, gone)
+        self._extend(worker.worker_id, changed.lease_left_s)
+        self._announce(worker.worker_id, {held.key for held in (*change.status.adapters, *gone)})
 
     def _renew(self, renewal: Renewal) -> None:
         worker = self._workers.get(renewal.worker_id)
@@ -149,34 +185,15 @@ class Fleet:
         now = self._clock()
         for worker_id in [worker_id for worker_id, end in self._leases.items() if end <= now]:
             del self._leases[worker_id]
-            self._set(replace(self._workers[worker_id], state=WorkerState.LOST))
+            lost = replace(self._workers[worker_id], state=WorkerState.LOST)
+            self._set(lost)
+            self._held.replace(lost)
             self._announce(worker_id)
 
     def _set(self, worker: Worker) -> None:
         self._workers[worker.worker_id] = worker
         self._listed = None
-        self._held.replace(worker)
 
-    def _announce(self, worker_id: str) -> None:
+    def _announce(self, worker_id: str, keys: Keys = None) -> None:
         for watcher in self._watchers:
-            watcher.tell(worker_id)
-
-
-class _Watcher:
-    """The workers one reader has not seen yet: bounded by their number, however slow it is."""
-
-    def __init__(self, worker_ids: dict[str, Worker]) -> None:
-        self._pending = dict.fromkeys(sorted(worker_ids))
-        self._told = asyncio.Event()
-        if self._pending:
-            self._told.set()
-
-    def tell(self, worker_id: str) -> None:
-        self._pending[worker_id] = None
-        self._told.set()
-
-    async def take(self) -> list[str]:
-        await self._told.wait()
-        self._told.clear()
-        taken, self._pending = list(self._pending), {}
-        return taken
+            watcher.tell(worker_id, keys)

@@ -1,41 +1,45 @@
 """HeldByTenant: what live workers hold, by the tenant it belongs to.
 
-Kept up to date worker by worker, so that asking costs what the tenant holds, not what the fleet does.
+Kept up to date adapter by adapter, so that asking costs what the tenant holds, not what the fleet does,
+and a report costs what changed.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from control_plane.workers.types import HeldAdapter, HeldBytes, Tier, Worker
+from control_plane.workers.holdings import HeldAdapter, Tier
+from control_plane.workers.types import HeldBytes, Worker
+
+_ByDigest = dict[str, HeldAdapter]
 
 
 class HeldByTenant:
     """An index of the fleet's reports."""
 
     def __init__(self) -> None:
-        self._held: dict[str, dict[str, list[HeldAdapter]]] = {}  # tenant → worker → what it holds
+        self._held: dict[str, dict[str, _ByDigest]] = {}  # tenant → worker → what it holds
         self._tenants: dict[str, set[str]] = {}  # worker → tenants
 
     def replace(self, worker: Worker) -> None:
-        """Take a worker's last report in place of the one before; a lost worker holds nothing."""
-        for tenant in self._tenants.pop(worker.worker_id, ()):
-            by_worker = self._held[tenant]
-            del by_worker[worker.worker_id]
-            if not by_worker:
-                del self._held[tenant]
-        if not worker.live:
-            return
-        by_tenant: dict[str, list[HeldAdapter]] = defaultdict(list)
-        for held in worker.status.adapters:
-            by_tenant[held.key.tenant].append(held)
-        for tenant, adapters in by_tenant.items():
-            self._held.setdefault(tenant, {})[worker.worker_id] = adapters
-        self._tenants[worker.worker_id] = set(by_tenant)
+        """Take all that a worker holds in place of what it held; a lost worker holds nothing."""
+        for tenant in tuple(self._tenants.get(worker.worker_id, ())):
+            self._drop(worker.worker_id, tenant)
+        if worker.live:
+            self.change(worker.worker_id, worker.status.adapters, ())
+
+    def change(self, worker_id: str, changed: Iterable[HeldAdapter], gone: Iterable[HeldAdapter]) -> None:
+        """Take what differs in what a worker holds."""
+        for held in gone:
+            of_worker = self._of(held.key.tenant, worker_id)
+            of_worker.pop(held.digest, None)
+            if not of_worker:
+                self._drop(worker_id, held.key.tenant)
+        for held in changed:
+            self._of(held.key.tenant, worker_id)[held.digest] = held
 
     def of(self, tenant: str) -> Iterator[tuple[str, HeldAdapter]]:
         """Yield worker and adapter of everything that is held for a tenant."""
         for worker_id, adapters in self._held.get(tenant, {}).items():
-            for held in adapters:
+            for held in adapters.values():
                 yield worker_id, held
 
     def bytes_of(self, tenant: str) -> HeldBytes:
@@ -47,3 +51,16 @@ class HeldByTenant:
             disk_bytes=sum(one.disk_bytes for one in held),
             slots=sum(one.tier is Tier.SLOT for one in held),
         )
+
+    def _of(self, tenant: str, worker_id: str) -> _ByDigest:
+        self._tenants.setdefault(worker_id, set()).add(tenant)
+        return self._held.setdefault(tenant, {}).setdefault(worker_id, {})
+
+    def _drop(self, worker_id: str, tenant: str) -> None:
+        tenants, by_worker = self._tenants[worker_id], self._held[tenant]
+        tenants.discard(tenant)
+        if not tenants:
+            del self._tenants[worker_id]
+        del by_worker[worker_id]
+        if not by_worker:
+            del self._held[tenant]

@@ -10,8 +10,13 @@ FENCING_TOKEN = "lp:{fleet}:fencing-token"  # integer: grows with every term  # 
 
 
 def worker(worker_id: str) -> str:
-    """Hash: session, replica, body, intent, lease_ms, report_ms of one worker."""
+    """Hash: session, replica, instance, body, version, intent, lease_ms, report_ms of one worker."""
     return f"lp:{{fleet}}:worker:{worker_id}"
+
+
+def held(worker_id: str) -> str:
+    """Hash of what a worker holds: digest → HeldAdapter."""
+    return f"lp:{{fleet}}:held:{worker_id}"
 
 
 def inbox(replica: str) -> str:

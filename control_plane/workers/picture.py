@@ -20,6 +20,8 @@ from control_plane.workers.agenda import Agenda
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.pace import Pace
 from control_plane.workers.plan_costs import Cause, PlanCosts
+from control_plane.workers.types import WorkerState
+from control_plane.workers.watchers import Keys
 
 _FIRST = -(1 << 63)  # before every resource version
 
@@ -58,6 +60,11 @@ class Picture:
         """Return every adapter."""
         return list(self._desired.adapters())
 
+    def joins(self, worker_id: str) -> bool:
+        """Whether a worker, as it is now, takes adapters and did not when it was last observed."""
+        ready = self._fleet.get(worker_id).state is WorkerState.READY
+        return ready and not self._desired.is_ready(worker_id)
+
     def look_at(self, pair: Pair) -> None:
         """Put a pair on the agenda."""
         self.agenda.add([pair])
@@ -73,10 +80,13 @@ class Picture:
         self._take(cause, lambda: self._desired.remove(key, version))
         await self._pace.rest()
 
-    async def observe(self, worker_id: str, cause: Cause) -> None:
-        """Take a worker as it is now; a long change lets others act in between, but no other worker's."""
+    async def observe(self, worker_id: str, cause: Cause, keys: Keys = None) -> None:
+        """Take a worker as it is now, or of what it holds only these adapters.
+
+        A long change lets others act in between, but no other worker's.
+        """
         async with self._observing:
-            chunks = self._desired.observe(self._fleet.get(worker_id))
+            chunks = self._desired.observe(self._fleet.get(worker_id), keys)
             pieces = 0
             while self._take(cause, lambda: next(chunks, None), new=pieces == 0):
                 pieces += 1

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from control_plane.placement.commands import Load
 from control_plane.registry.changes import ChangeKind
 from control_plane.registry.service import Registry
 from control_plane.registry.types import AdapterKey
@@ -26,6 +27,7 @@ from control_plane.workers.outage import ride_out
 from control_plane.workers.pace import Pace
 from control_plane.workers.picture import Picture
 from control_plane.workers.plan_costs import Cause, PlanCosts
+from control_plane.workers.settling import Settling
 from control_plane.workers.sweep import Sweep
 
 
@@ -54,6 +56,7 @@ class Planner:
         self._desk = desk
         self._picture = Picture(desk.registry, desk.fleet, num_holders=desk.num_holders, costs=desk.costs)
         self._sweep = Sweep(desk.registry, desk.fleet, self._picture, every_s=desk.sweep_s)
+        self._settling = Settling(desk.clock)
         self._orders = Orders(
             desk.ledger,
             desk.dispatcher,
@@ -82,6 +85,7 @@ class Planner:
         a worker holds looks deleted.
         """
         self._desk.ledger.forget()
+        self._settling.joined()  # the workers of the leader before are about to come over
         for worker in self._desk.fleet.workers():
             await self._picture.observe(worker.worker_id, Cause.READ)
         version = await self._desk.registry.version()
@@ -98,8 +102,10 @@ class Planner:
                 await self._picture.put(adapter, Cause.ADAPTER)
 
     async def _follow_fleet(self) -> None:
-        async for worker in self._desk.fleet.watch():
-            await self._picture.observe(worker.worker_id, Cause.REPORT)
+        async for worker_id, keys in self._desk.fleet.follow():
+            if self._picture.joins(worker_id):
+                self._settling.joined()
+            await self._picture.observe(worker_id, Cause.REPORT, keys)
 
     async def _woken(self, next_due_s: float | None) -> None:
         try:
@@ -112,6 +118,8 @@ class Planner:
         """Send what may be sent now; return in how many seconds something else may be."""
         now_s, pace, agenda = self._desk.clock(), Pace(time.perf_counter), self._picture.agenda
         agenda.ripen(now_s)
+        while not pace.is_over and (pair := self._settling.release()) is not None:
+            agenda.add([pair])
         for worker_id in agenda.workers():
             while not self._orders.full(worker_id):
                 key = agenda.take(worker_id)
@@ -120,7 +128,8 @@ class Planner:
                 self._look(worker_id, key, now_s, tasks)
                 if pace.is_over:
                     return 0.0
-        return None if agenda.next_s is None else max(0.0, agenda.next_s - now_s)
+        due_s = [at_s for at_s in (agenda.next_s, self._settling.next_s) if at_s is not None]
+        return max(0.0, min(due_s) - now_s) if due_s else None
 
     def _look(self, worker_id: str, key: AdapterKey, now_s: float, tasks: asyncio.TaskGroup) -> None:
         """Give a pair's next command, if there is one and its time has come."""
@@ -131,7 +140,9 @@ class Planner:
             retry_at_s = self._desk.ledger.retry_at_s(worker, command)
             if retry_at_s is None:
                 continue
-            if retry_at_s > now_s:
+            if isinstance(command.action, Load) and self._settling.holds_back:
+                self._settling.wait((worker_id, key))
+            elif retry_at_s > now_s:
                 self._picture.agenda.postpone((worker_id, key), retry_at_s)
             else:
                 self._orders.give(worker, command, tasks)

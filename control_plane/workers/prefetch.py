@@ -15,8 +15,9 @@ from control_plane.placement import commands
 from control_plane.placement.commands import Command
 from control_plane.registry.types import Target
 from control_plane.workers.dispatch import Dispatcher
+from control_plane.workers.holdings import Tier
 from control_plane.workers.leader import Leadership
-from control_plane.workers.types import Tier, Worker
+from control_plane.workers.types import Worker
 
 MAX_HINTS = 256
 _Place = tuple[str, str]  # worker and digest

@@ -1,9 +1,10 @@
 """Workers as values: what they can hold, what they hold and do. Nothing about how they are reached."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from control_plane.registry.types import AdapterKey
+from control_plane.workers.holdings import HeldAdapter, Holdings
 
 
 class WorkerState(Enum):
@@ -13,15 +14,6 @@ class WorkerState(Enum):
     CORDONED = "cordoned"  # takes no new requests and adapters
     DRAINING = "draining"  # cordoned, and hands its adapters over
     LOST = "lost"  # its lease ended: nothing is sent to it until it says hello again
-
-
-class Tier(Enum):
-    """Where a worker holds a revision, fastest first."""
-
-    SLOT = "slot"
-    CPU = "cpu"
-    DISK = "disk"
-    SOURCE = "source"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,34 +33,10 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldAdapter:
-    """A revision that a worker holds, in the fastest tier that has it."""
-
-    key: AdapterKey
-    revision: int
-    digest: str
-    rank: int
-    tier: Tier
-    size_bytes: int = 0
-    leases: int = 0
-    pinned: bool = False
-    # Differs in every report of a worker that does nothing, and says nothing that placement reads.
-    idle_s: float = field(default=0.0, compare=False)
-    slot_bytes: int = 0
-    cpu_bytes: int = 0
-    disk_bytes: int = 0
-
-    @property
-    def may_leave(self) -> bool:
-        """Whether the worker may evict it from memory."""
-        return self.tier in (Tier.SLOT, Tier.CPU) and not self.leases and not self.pinned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """What a worker holds and does at one moment."""
 
-    adapters: tuple[HeldAdapter, ...] = ()
+    holdings: Holdings = field(default_factory=Holdings)
     running_requests: int = 0
     waiting_requests: int = 0
     free_blocks: int = 0
@@ -79,17 +47,39 @@ class WorkerStatus:
     cold_loads: int = 0
     max_adapters_in_step: int = 0
     steps: int = 0
-    # Derived once a report, because every request asks every worker what it holds.
-    held: dict[str, HeldAdapter] = field(init=False, repr=False, compare=False)  # by digest
-    num_resident: int = field(init=False, repr=False, compare=False)  # adapters in slots
-    longest_idle_s: float = field(init=False, repr=False, compare=False)  # of what could be evicted
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "held", {adapter.digest: adapter for adapter in self.adapters})
-        resident = sum(adapter.tier is Tier.SLOT for adapter in self.adapters)
-        object.__setattr__(self, "num_resident", resident)
-        idle_s = (held.idle_s for held in self.adapters if held.may_leave)
-        object.__setattr__(self, "longest_idle_s", max(idle_s, default=0.0))
+    @property
+    def adapters(self) -> Collection[HeldAdapter]:
+        """Every revision it holds."""
+        return self.holdings.by_digest.values()
+
+    @property
+    def held(self) -> Mapping[str, HeldAdapter]:
+        """Every revision it holds, by digest."""
+        return self.holdings.by_digest
+
+    @property
+    def num_resident(self) -> int:
+        """Adapters in slots."""
+        return self.holdings.num_resident
+
+    @property
+    def unused_since_s(self) -> float:
+        """Unix time of the last use of what it would evict first; infinite when nothing may leave."""
+        return self.holdings.unused_since_s
+
+    def after(self, change: "StatusChange") -> "WorkerStatus":
+        """What it is after a change; of what it holds, the change's adapters alone are looked at."""
+        held = change.status.held.values()
+        return replace(change.status, holdings=self.holdings.after(held, change.gone))
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """What differs from the status before: the load as it is now, and some adapters."""
+
+    status: WorkerStatus  # holds what came or is not as it was
+    gone: tuple[str, ...] = ()  # digests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

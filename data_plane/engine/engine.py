@@ -16,7 +16,7 @@ import structlog
 
 from data_plane.adapters.lifecycle import AdapterManager
 from data_plane.adapters.revision import Tier
-from data_plane.engine.commands import CommandContext, Commands, steps_of
+from data_plane.engine.commands import Commands
 from data_plane.engine.detokenizer import MakeDetokenizer
 from data_plane.engine.events import Command, CommandDone, EngineStatus, Event, Failed, GenerationRequest
 from data_plane.engine.intake import Intake, IntakeLimits
@@ -25,6 +25,7 @@ from data_plane.engine.outputs import RequestOutput
 from data_plane.engine.receipts import receipt
 from data_plane.engine.reload import reload
 from data_plane.engine.status import StatusReporter
+from data_plane.engine.verbs import CommandContext, steps_of
 from data_plane.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, WorkerError
 from data_plane.kv_cache.tables import BlockTables
 from data_plane.scheduler.plan import StepPlan, StepResult

@@ -14,8 +14,9 @@ nothing changes. Then:
 
 from data_plane.adapters.names import owner_of
 from data_plane.adapters.revision import AdapterSource, ReloadPolicy
-from data_plane.engine.commands import CommandContext, Steps, pin_when_placed, retire
+from data_plane.engine.commands import Steps
 from data_plane.engine.events import Reload
+from data_plane.engine.verbs import CommandContext, pin_when_placed, retire
 from data_plane.errors import Overloaded
 
 

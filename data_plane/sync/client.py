@@ -1,9 +1,9 @@
 """The worker's stream to the control plane: says what it holds, does what it is told.
 
-Owns the connection and its reconnects. One stream at a time: hello, then observed state on every
-change (and as a heartbeat a few times a lease); commands come down and are answered by ACK or NACK
-when done. A lost stream loses nothing: after the next hello the control plane derives again what
-is missing. A worker that has drained is told by a lease when it may leave.
+Owns the connection and its reconnects. One stream at a time: hello, then observed state (whole, later
+what changed) on every change and as a heartbeat a few times a lease; commands come down and are answered
+by ACK or NACK when done. A lost stream loses nothing: after the next hello the control plane derives
+again what is missing. A worker that has drained is told by a lease when it may leave.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 HEARTBEATS_PER_LEASE = 4
 DEFAULT_LEASE_S = 3.0
-Outbox: TypeAlias = "asyncio.Queue[pb.WorkerMessage | None]"  # None: the stream has ended
+# A message; what makes one when it is its turn; None: the stream has ended.
+Outbox: TypeAlias = "asyncio.Queue[pb.WorkerMessage | Callable[[], pb.WorkerMessage] | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,6 @@ class SyncClient:
         self._lease_s = DEFAULT_LEASE_S
         # Outlives streams: what was refused as stale stays stale after a reconnect.
         self._fence = Fence()
-        self._observed = Observed()
 
     def status_changed(self) -> None:
         """The engine's status changed: report it soon. Event-loop thread only."""
@@ -92,17 +92,22 @@ class SyncClient:
         outbox.put_nowait(pb.WorkerMessage(hello=self._hello))
         call = self._stub.Sync(_drain(outbox), metadata=self._metadata)
         tasks: set[asyncio.Task[None]] = set()
+        observed = Observed()
         welcomed = False
         try:
             async for message in call:
                 match message.WhichOneof("message"):
                     case "lease":
                         self._take_lease(message.lease)
+                        observed.takes_changes = message.lease.takes_changes
                         if not welcomed:
                             welcomed = True
                             self._on_connected(True)
-                            _own(tasks, self._report(outbox))
+                            _own(tasks, self._report(outbox, observed))
                             _own(tasks, self._tell(outbox))
+                    case "report_whole":
+                        observed.tell_whole()
+                        self._changed.set()
                     case "settled":
                         self._direct.settle(message.settled.request_id)
                     case _:
@@ -127,15 +132,23 @@ class SyncClient:
         if lease.grant_keys:
             self._replace_grant_keys({key.key_id: key.public_key_pem for key in lease.grant_keys})
 
-    async def _report(self, outbox: Outbox) -> None:
+    async def _report(self, outbox: Outbox, observed: Observed) -> None:
+        written = asyncio.Event()
+
+        def report() -> pb.WorkerMessage:
+            written.set()
+            return observed.report(self._engine.status(), self._fence.generation)
+
         while True:
             self._changed.clear()
-            outbox.put_nowait(self._observed.update(self._engine.status(), self._fence.generation))
+            written.clear()
+            outbox.put_nowait(report)
+            await written.wait()  # made as it is written: behind a stalled stream changes become one report
             try:
                 async with asyncio.timeout(self._lease_s / HEARTBEATS_PER_LEASE):
                     await self._changed.wait()
             except TimeoutError:
-                continue  # nothing changed: the same state again is the heartbeat
+                continue  # nothing changed: a report of nothing is the heartbeat
 
     async def _tell(self, outbox: Outbox) -> None:
         self._direct.repeat()  # what the last stream had said may never have arrived
@@ -175,4 +188,4 @@ def _own(tasks: set[asyncio.Task[None]], work: Coroutine[None, None, None]) -> N
 
 async def _drain(outbox: Outbox) -> AsyncIterator[pb.WorkerMessage]:
     while (message := await outbox.get()) is not None:
-        yield message
+        yield message() if callable(message) else message

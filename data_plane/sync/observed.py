@@ -1,68 +1,63 @@
-"""Observed: the worker's report of itself, one message that is kept up to date.
+"""Observed: the reports of one stream to the control plane, each what differs from the one before.
 
-A report to the control plane is always whole, but only what changed since the last is converted: every
-value of the engine's status is immutable, so what is the very same object is the same state. With 2,000
-adapters a report of one change takes 0.2 ms of the event loop; converting them all took 3.4 ms.
+Every value of the engine's status is immutable, so what is the very same object is the same state. The
+first report of a stream is whole, and so is every one to a control plane that takes no changes. With 2,000
+adapters a report of one change takes 0.15 ms of the event loop and 200 bytes; a whole one 4 ms and 300 KB.
 Event-loop thread only.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 
 from data_plane.engine.events import EngineStatus, HeldAdapter
 from data_plane.sync import convert
 from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.sync.v1 import sync_pb2 as sync
 
-IDLE_REFRESH_S = 1.0  # idle times grow by themselves: the unchanged ones are at most this old
-
 
 class Observed:
-    """The last report."""
+    """What one stream was told, and what is to be told next."""
 
     def __init__(
         self, held_to_proto: Callable[[HeldAdapter, float], fleet.HeldAdapter] = convert.held_to_proto
     ) -> None:
         self._held_to_proto = held_to_proto
-        self._message = sync.WorkerMessage(observed=sync.ObservedState(status=fleet.WorkerStatus()))
         self._given: Sequence[HeldAdapter] = ()
-        self._held: dict[str, HeldAdapter] = {}  # by digest, in the order of the message's adapters
-        self._refreshed_s = 0.0
+        self._told: dict[str, HeldAdapter] = {}  # by digest
+        self._sequence = 0
+        self._changes_only = False  # what was told is known there
+        self.takes_changes = False  # as the control plane's lease says
 
-    def update(self, status: EngineStatus, generation: int) -> sync.WorkerMessage:
-        """The report of a newer status: always the same message, so one that waits to be sent is the latest.
+    def tell_whole(self) -> None:
+        """The next report is whole: the control plane misses one."""
+        self._changes_only = False
 
-        Its adapters are in no particular order.
-        """
-        observed = self._message.observed
-        observed.generation = generation
+    def report(self, status: EngineStatus, generation: int) -> sync.WorkerMessage:
+        """The next report, of a newer status. Its adapters are in no particular order."""
+        changes_only = self._changes_only and self.takes_changes
+        if not changes_only:
+            self._given, self._told = (), {}
+        changed, gone = self._differences(status.adapters)
+        self._sequence += 1
+        self._changes_only = True
+        observed = sync.ObservedState(
+            generation=generation,
+            status=fleet.WorkerStatus(adapters=[self._held_to_proto(one, status.taken_s) for one in changed]),
+            sequence=self._sequence,
+            changes_only=changes_only,
+            gone_digests=gone,
+        )
         convert.set_load(observed.status, status)
-        if status.adapters is not self._given:
-            self._take(observed.status, status)
-            self._given = status.adapters
-        if status.taken_s - self._refreshed_s >= IDLE_REFRESH_S:
-            self._refresh_idle(observed.status, status.taken_s)
-        return self._message
+        return sync.WorkerMessage(observed=observed)
 
-    def _take(self, message: fleet.WorkerStatus, status: EngineStatus) -> None:
-        now = {adapter.revision.digest: adapter for adapter in status.adapters}
-        if not self._held.keys() <= now.keys():
-            self._drop(message, now.keys())
-        for place, (digest, known) in enumerate(self._held.items()):
-            adapter = now.pop(digest)
-            if adapter is not known:
-                message.adapters[place].CopyFrom(self._held_to_proto(adapter, status.taken_s))
-                self._held[digest] = adapter
-        for digest, adapter in now.items():
-            message.adapters.append(self._held_to_proto(adapter, status.taken_s))
-            self._held[digest] = adapter
-
-    def _drop(self, message: fleet.WorkerStatus, kept: Set[str]) -> None:
-        gone = [place for place, digest in enumerate(self._held) if digest not in kept]
-        for place in reversed(gone):
-            del message.adapters[place]
-        self._held = {digest: known for digest, known in self._held.items() if digest in kept}
-
-    def _refresh_idle(self, message: fleet.WorkerStatus, now_s: float) -> None:
-        for adapter, known in zip(message.adapters, self._held.values(), strict=True):
-            adapter.idle_s = now_s - known.used_s
-        self._refreshed_s = now_s
+    def _differences(self, held: Sequence[HeldAdapter]) -> tuple[list[HeldAdapter], list[str]]:
+        if held is self._given:
+            return [], []
+        told, self._given = self._told, held
+        changed = [one for one in held if told.get(one.revision.digest) is not one]
+        told |= {one.revision.digest: one for one in changed}
+        gone: list[str] = []
+        if len(told) > len(held):
+            gone = list(told.keys() - {one.revision.digest for one in held})
+            for digest in gone:
+                del told[digest]
+        return changed, gone

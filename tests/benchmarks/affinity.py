@@ -17,7 +17,8 @@ from statistics import fmean
 from control_plane.placement.rendezvous import score
 from control_plane.placement.route import Wanted, route
 from control_plane.registry.types import AdapterKey
-from control_plane.workers.types import Capacity, HeldAdapter, Tier, Worker, WorkerStatus
+from control_plane.workers.holdings import HeldAdapter, Holdings, Tier
+from control_plane.workers.types import Capacity, Worker, WorkerStatus
 
 NUM_ADAPTERS, NUM_REQUESTS = 1000, 6000
 SLOTS, CACHED, DURATION, BATCH = 8, 64, 96, 16
@@ -130,7 +131,7 @@ class _Caching:
         if len(self._cached) > self._size:
             self._cached.popitem(last=False)
         status = WorkerStatus(
-            adapters=self._held(now),
+            holdings=Holdings(self._held(now)),
             running_requests=self.worker.status.running_requests + 1,
             cpu_bytes_used=len(self._cached),
         )
@@ -152,7 +153,7 @@ class _Caching:
                 digest=digest,
                 rank=8,
                 tier=Tier.SLOT if place >= in_slots else Tier.CPU,
-                idle_s=now - used,
+                used_s=used,
             )
             for place, (digest, used) in enumerate(self._cached.items())
         )

@@ -16,7 +16,8 @@ from redis.asyncio import Redis
 
 from control_plane.access.types import Role
 from control_plane.config import ControlSettings
-from control_plane.plane import Plane, running
+from control_plane.plane import Plane
+from control_plane.running import running
 from protos.access.v1 import access_pb2_grpc
 from protos.fleet.v1 import fleet_pb2_grpc
 from protos.inference.v1 import inference_pb2_grpc

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.sync.v1 import sync_pb2 as sync
 from tests.control_plane.fake_worker import FakeWorker
 
@@ -21,6 +22,8 @@ class SimulatedWorker(FakeWorker):
         self.num_reports = 0
         self.num_connects = 0
         self._channels = list(channels)
+        self._told: dict[str, fleet.HeldAdapter] = {}
+        self._sequence = 0  # of the reports of this stream
 
     async def begin(self) -> None:
         """Connect, and go on connecting."""
@@ -30,6 +33,8 @@ class SimulatedWorker(FakeWorker):
         while True:
             self._channel = self._channels[0]
             self._outbox = asyncio.Queue()
+            self._told, self._sequence = {}, 0
+            self.leases.clear()
             self.num_connects += 1
             await self._sync()
             self._channels = [*self._channels[1:], self._channels[0]]
@@ -39,7 +44,23 @@ class SimulatedWorker(FakeWorker):
         while True:
             await self._changed.wait()
             self._changed.clear()
-            observed = sync.ObservedState(status=self.status())
-            self._outbox.put_nowait(sync.WorkerMessage(observed=observed))
-            self.num_reports += 1
+            if self.leases:  # welcomed: a real one says nothing before, either
+                self._outbox.put_nowait(sync.WorkerMessage(observed=self._observed()))
+                self.num_reports += 1
             await asyncio.sleep(REPORT_EVERY_S)
+
+    def _observed(self) -> sync.ObservedState:
+        """What differs from the last report of this stream."""
+        changed = [held for digest, held in self.held.items() if self._told.get(digest) is not held]
+        gone = [digest for digest in self._told if digest not in self.held]
+        self._sequence += 1
+        self._told = dict(self.held)
+        return sync.ObservedState(
+            status=fleet.WorkerStatus(adapters=changed, cpu_bytes_used=self._num_bytes()),
+            sequence=self._sequence,
+            changes_only=self._sequence > 1,
+            gone_digests=gone,
+        )
+
+    def _num_bytes(self) -> int:
+        return sum(held.cpu_bytes for held in self.held.values())

@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from protos.inference.v1 import inference_pb2 as protos_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprotos/fleet/v1/fleet.proto\x12\x12loraplane.fleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#protos/inference/v1/inference.proto\"\xef\x02\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.loraplane.fleet.v1.WorkerState\x12\x12\n\nbase_model\x18\x05 \x01(\t\x12\x19\n\x11\x62\x61se_model_digest\x18\x06 \x01(\t\x12.\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x1c.loraplane.fleet.v1.Capacity\x12\x30\n\x06status\x18\x08 \x01(\x0b\x32 .loraplane.fleet.v1.WorkerStatus\x12\x34\n\x10last_report_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11lease_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x01\n\x08\x43\x61pacity\x12\x11\n\tmax_loras\x18\x01 \x01(\r\x12\x15\n\rmax_lora_rank\x18\x02 \x01(\r\x12\x12\n\nslot_bytes\x18\x03 \x01(\x04\x12\x11\n\tcpu_bytes\x18\x04 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x05 \x01(\x04\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x08 \x01(\r\x12\x15\n\rmax_model_len\x18\t \x01(\r\x12\x15\n\rmax_cpu_loras\x18\n \x01(\r\"\xae\x02\n\x0cWorkerStatus\x12\x31\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1f.loraplane.fleet.v1.HeldAdapter\x12\x18\n\x10running_requests\x18\x02 \x01(\r\x12\x18\n\x10waiting_requests\x18\x03 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x04 \x01(\r\x12\x17\n\x0fslot_bytes_used\x18\x05 \x01(\x04\x12\x16\n\x0e\x63pu_bytes_used\x18\x06 \x01(\x04\x12\x17\n\x0f\x64isk_bytes_used\x18\x07 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x08 \x01(\x04\x12\x12\n\ncold_loads\x18\t \x01(\x04\x12\x1c\n\x14max_adapters_in_step\x18\n \x01(\r\x12\r\n\x05steps\x18\x0b \x01(\x04\"\x86\x02\n\x0bHeldAdapter\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12*\n\x04tier\x18\x06 \x01(\x0e\x32\x1c.loraplane.inference.v1.Tier\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06leases\x18\x08 \x01(\r\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12\x0e\n\x06idle_s\x18\n \x01(\x01\x12\x12\n\nslot_bytes\x18\x0b \x01(\x04\x12\x11\n\tcpu_bytes\x18\x0c \x01(\x04\x12\x12\n\ndisk_bytes\x18\r \x01(\x04\"\x14\n\x12ListWorkersRequest\"B\n\x13ListWorkersResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.loraplane.fleet.v1.Worker\"%\n\x10GetWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\":\n\x13\x43ordonWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08uncordon\x18\x02 \x01(\x08\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x15\n\x13WatchWorkersRequest\"9\n\x0bWorkerEvent\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.loraplane.fleet.v1.Worker*\x90\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x19\n\x15WORKER_STATE_CORDONED\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x15\n\x11WORKER_STATE_LOST\x10\x04\x32\xba\x03\n\x05\x46leet\x12^\n\x0bListWorkers\x12&.loraplane.fleet.v1.ListWorkersRequest\x1a\'.loraplane.fleet.v1.ListWorkersResponse\x12M\n\tGetWorker\x12$.loraplane.fleet.v1.GetWorkerRequest\x1a\x1a.loraplane.fleet.v1.Worker\x12S\n\x0c\x43ordonWorker\x12\'.loraplane.fleet.v1.CordonWorkerRequest\x1a\x1a.loraplane.fleet.v1.Worker\x12Q\n\x0b\x44rainWorker\x12&.loraplane.fleet.v1.DrainWorkerRequest\x1a\x1a.loraplane.fleet.v1.Worker\x12Z\n\x0cWatchWorkers\x12\'.loraplane.fleet.v1.WatchWorkersRequest\x1a\x1f.loraplane.fleet.v1.WorkerEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bprotos/fleet/v1/fleet.proto\x12\x12loraplane.fleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#protos/inference/v1/inference.proto\"\xef\x02\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.loraplane.fleet.v1.WorkerState\x12\x12\n\nbase_model\x18\x05 \x01(\t\x12\x19\n\x11\x62\x61se_model_digest\x18\x06 \x01(\t\x12.\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x1c.loraplane.fleet.v1.Capacity\x12\x30\n\x06status\x18\x08 \x01(\x0b\x32 .loraplane.fleet.v1.WorkerStatus\x12\x34\n\x10last_report_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11lease_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x01\n\x08\x43\x61pacity\x12\x11\n\tmax_loras\x18\x01 \x01(\r\x12\x15\n\rmax_lora_rank\x18\x02 \x01(\r\x12\x12\n\nslot_bytes\x18\x03 \x01(\x04\x12\x11\n\tcpu_bytes\x18\x04 \x01(\x04\x12\x12\n\ndisk_bytes\x18\x05 \x01(\x04\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\x08 \x01(\r\x12\x15\n\rmax_model_len\x18\t \x01(\r\x12\x15\n\rmax_cpu_loras\x18\n \x01(\r\"\xae\x02\n\x0cWorkerStatus\x12\x31\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1f.loraplane.fleet.v1.HeldAdapter\x12\x18\n\x10running_requests\x18\x02 \x01(\r\x12\x18\n\x10waiting_requests\x18\x03 \x01(\r\x12\x13\n\x0b\x66ree_blocks\x18\x04 \x01(\r\x12\x17\n\x0fslot_bytes_used\x18\x05 \x01(\x04\x12\x16\n\x0e\x63pu_bytes_used\x18\x06 \x01(\x04\x12\x17\n\x0f\x64isk_bytes_used\x18\x07 \x01(\x04\x12\x17\n\x0f\x63omputed_tokens\x18\x08 \x01(\x04\x12\x12\n\ncold_loads\x18\t \x01(\x04\x12\x1c\n\x14max_adapters_in_step\x18\n \x01(\r\x12\r\n\x05steps\x18\x0b \x01(\x04\"\xb9\x02\n\x0bHeldAdapter\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12*\n\x04tier\x18\x06 \x01(\x0e\x32\x1c.loraplane.inference.v1.Tier\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06leases\x18\x08 \x01(\r\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12\x0e\n\x06idle_s\x18\n \x01(\x01\x12\x12\n\nslot_bytes\x18\x0b \x01(\x04\x12\x11\n\tcpu_bytes\x18\x0c \x01(\x04\x12\x12\n\ndisk_bytes\x18\r \x01(\x04\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x14\n\x12ListWorkersRequest\"B\n\x13ListWorkersResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.loraplane.fleet.v1.Worker\"%\n\x10GetWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\":\n\x13\x43ordonWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x10\n\x08uncordon\x18\x02 \x01(\x08\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x15\n\x13WatchWorkersRequest\"9\n\x0bWorkerEvent\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.loraplane.fleet.v1.Worker*\x90\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WORKER_STATE_READY\x10\x01\x12\x19\n\x15WORKER_STATE_CORDONED\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x15\n\x11WORKER_STATE_LOST\x10\x04\x32\xba\x03\n\x05\x46leet\x12^\n\x0bListWorkers\x12&.loraplane.fleet.v1.ListWorkersRequest\x1a\'.loraplane.fleet.v1.ListWorkersResponse\x12M\n\tGetWorker\x12$.loraplane.fleet.v1.GetWorkerRequest\x1a\x1a.loraplane.fleet.v1.Worker\x12S\n\x0c\x43ordonWorker\x12\'.loraplane.fleet.v1.CordonWorkerRequest\x1a\x1a.loraplane.fleet.v1.Worker\x12Q\n\x0b\x44rainWorker\x12&.loraplane.fleet.v1.DrainWorkerRequest\x1a\x1a.loraplane.fleet.v1.Worker\x12Z\n\x0cWatchWorkers\x12\'.loraplane.fleet.v1.WatchWorkersRequest\x1a\x1f.loraplane.fleet.v1.WorkerEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.fleet.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=1596
-  _globals['_WORKERSTATE']._serialized_end=1740
+  _globals['_WORKERSTATE']._serialized_start=1647
+  _globals['_WORKERSTATE']._serialized_end=1791
   _globals['_WORKER']._serialized_start=122
   _globals['_WORKER']._serialized_end=489
   _globals['_CAPACITY']._serialized_start=492
@@ -42,21 +42,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSTATUS']._serialized_start=714
   _globals['_WORKERSTATUS']._serialized_end=1016
   _globals['_HELDADAPTER']._serialized_start=1019
-  _globals['_HELDADAPTER']._serialized_end=1281
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1283
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1303
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1305
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1371
-  _globals['_GETWORKERREQUEST']._serialized_start=1373
-  _globals['_GETWORKERREQUEST']._serialized_end=1410
-  _globals['_CORDONWORKERREQUEST']._serialized_start=1412
-  _globals['_CORDONWORKERREQUEST']._serialized_end=1470
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1472
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1511
-  _globals['_WATCHWORKERSREQUEST']._serialized_start=1513
-  _globals['_WATCHWORKERSREQUEST']._serialized_end=1534
-  _globals['_WORKEREVENT']._serialized_start=1536
-  _globals['_WORKEREVENT']._serialized_end=1593
-  _globals['_FLEET']._serialized_start=1743
-  _globals['_FLEET']._serialized_end=2185
+  _globals['_HELDADAPTER']._serialized_end=1332
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1334
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1354
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1356
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1422
+  _globals['_GETWORKERREQUEST']._serialized_start=1424
+  _globals['_GETWORKERREQUEST']._serialized_end=1461
+  _globals['_CORDONWORKERREQUEST']._serialized_start=1463
+  _globals['_CORDONWORKERREQUEST']._serialized_end=1521
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1523
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1562
+  _globals['_WATCHWORKERSREQUEST']._serialized_start=1564
+  _globals['_WATCHWORKERSREQUEST']._serialized_end=1585
+  _globals['_WORKEREVENT']._serialized_start=1587
+  _globals['_WORKEREVENT']._serialized_end=1644
+  _globals['_FLEET']._serialized_start=1794
+  _globals['_FLEET']._serialized_end=2236
 # @@protoc_insertion_point(module_scope)

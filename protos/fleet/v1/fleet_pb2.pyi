@@ -260,6 +260,7 @@ class HeldAdapter(_message.Message):
     SLOT_BYTES_FIELD_NUMBER: _builtins.int
     CPU_BYTES_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The owner."""
     name: _builtins.str
@@ -286,6 +287,10 @@ class HeldAdapter(_message.Message):
     """Bytes in the CPU cache."""
     disk_bytes: _builtins.int
     """Bytes in the disk cache."""
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used, by the clock of the control plane."""
+
     def __init__(
         self,
         *,
@@ -302,10 +307,11 @@ class HeldAdapter(_message.Message):
         slot_bytes: _builtins.int = ...,
         cpu_bytes: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_use_time", b"last_use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_bytes", b"cpu_bytes", "digest", b"digest", "disk_bytes", b"disk_bytes", "idle_s", b"idle_s", "leases", b"leases", "name", b"name", "pinned", b"pinned", "rank", b"rank", "revision", b"revision", "size_bytes", b"size_bytes", "slot_bytes", b"slot_bytes", "tenant", b"tenant", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_bytes", b"cpu_bytes", "digest", b"digest", "disk_bytes", b"disk_bytes", "idle_s", b"idle_s", "last_use_time", b"last_use_time", "leases", b"leases", "name", b"name", "pinned", b"pinned", "rank", b"rank", "revision", b"revision", "size_bytes", b"size_bytes", "slot_bytes", b"slot_bytes", "tenant", b"tenant", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,14 +81,14 @@ class FleetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CordonWorker(self, request, context):
-        """Sends it no new requests and places no new adapters on it.
+        """Sends it no new requests and places no new adapters on it. Refused for one that drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Cordons it, lets its requests finish and hands its adapters over.
+        """Cordons it, lets its requests finish and hands its adapters over; for good, then its process ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,9 +38,9 @@ class FleetStub:
     GetWorker: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetWorkerRequest, _fleet_pb2.Worker]
     """Returns one worker."""
     CordonWorker: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CordonWorkerRequest, _fleet_pb2.Worker]
-    """Sends it no new requests and places no new adapters on it."""
+    """Sends it no new requests and places no new adapters on it. Refused for one that drains."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DrainWorkerRequest, _fleet_pb2.Worker]
-    """Cordons it, lets its requests finish and hands its adapters over."""
+    """Cordons it, lets its requests finish and hands its adapters over; for good, then its process ends."""
     WatchWorkers: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchWorkersRequest, _fleet_pb2.WorkerEvent]
     """Streams every change of a worker."""
 
@@ -54,9 +54,9 @@ class FleetAsyncStub(FleetStub):
     GetWorker: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetWorkerRequest, _fleet_pb2.Worker]  # type: ignore[assignment]
     """Returns one worker."""
     CordonWorker: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CordonWorkerRequest, _fleet_pb2.Worker]  # type: ignore[assignment]
-    """Sends it no new requests and places no new adapters on it."""
+    """Sends it no new requests and places no new adapters on it. Refused for one that drains."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DrainWorkerRequest, _fleet_pb2.Worker]  # type: ignore[assignment]
-    """Cordons it, lets its requests finish and hands its adapters over."""
+    """Cordons it, lets its requests finish and hands its adapters over; for good, then its process ends."""
     WatchWorkers: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchWorkersRequest, _fleet_pb2.WorkerEvent]  # type: ignore[assignment]
     """Streams every change of a worker."""
 
@@ -85,7 +85,7 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.CordonWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.Worker, _abc.Awaitable[_fleet_pb2.Worker]]:
-        """Sends it no new requests and places no new adapters on it."""
+        """Sends it no new requests and places no new adapters on it. Refused for one that drains."""
 
     @_abc_1.abstractmethod
     def DrainWorker(
@@ -93,7 +93,7 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.DrainWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.Worker, _abc.Awaitable[_fleet_pb2.Worker]]:
-        """Cordons it, lets its requests finish and hands its adapters over."""
+        """Cordons it, lets its requests finish and hands its adapters over; for good, then its process ends."""
 
     @_abc_1.abstractmethod
     def WatchWorkers(

@@ -26,7 +26,7 @@ from protos.fleet.v1 import fleet_pb2 as protos_dot_fleet_dot_v1_dot_fleet__pb2
 from protos.registry.v1 import registry_pb2 as protos_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/sync/v1/sync.proto\x12\x11loraplane.sync.v1\x1a\x1bprotos/fleet/v1/fleet.proto\x1a!protos/registry/v1/registry.proto\"\xff\x01\n\rWorkerMessage\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.loraplane.sync.v1.HelloH\x00\x12\x34\n\x08observed\x18\x02 \x01(\x0b\x32 .loraplane.sync.v1.ObservedStateH\x00\x12%\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x16.loraplane.sync.v1.AckH\x00\x12\'\n\x04nack\x18\x04 \x01(\x0b\x32\x17.loraplane.sync.v1.NackH\x00\x12\x32\n\x06\x64irect\x18\x05 \x01(\x0b\x32 .loraplane.sync.v1.DirectRequestH\x00\x42\t\n\x07message\"\xaa\x01\n\x0e\x43ontrolMessage\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x18.loraplane.sync.v1.LeaseH\x00\x12-\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x1a.loraplane.sync.v1.CommandH\x00\x12\x33\n\x07settled\x18\x03 \x01(\x0b\x32 .loraplane.sync.v1.DirectSettledH\x00\x42\t\n\x07message\"\x9f\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x19\n\x11\x62\x61se_model_digest\x18\x05 \x01(\t\x12.\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1c.loraplane.fleet.v1.Capacity\"U\n\rObservedState\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x30\n\x06status\x18\x02 \x01(\x0b\x32 .loraplane.fleet.v1.WorkerStatus\"q\n\x05Lease\x12\x15\n\rfencing_token\x18\x01 \x01(\x04\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\x12/\n\ngrant_keys\x18\x03 \x03(\x0b\x32\x1b.loraplane.sync.v1.GrantKey\x12\x11\n\tmay_leave\x18\x04 \x01(\x08\"2\n\x08GrantKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x16\n\x0epublic_key_pem\x18\x02 \x01(\t\"\xc8\x02\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12.\n\x04load\x18\x04 \x01(\x0b\x32\x1e.loraplane.sync.v1.LoadCommandH\x00\x12\x30\n\x05\x65vict\x18\x05 \x01(\x0b\x32\x1f.loraplane.sync.v1.EvictCommandH\x00\x12\x32\n\x06reload\x18\x06 \x01(\x0b\x32 .loraplane.sync.v1.ReloadCommandH\x00\x12,\n\x03pin\x18\x07 \x01(\x0b\x32\x1d.loraplane.sync.v1.PinCommandH\x00\x12\x30\n\x05\x64rain\x18\x08 \x01(\x0b\x32\x1f.loraplane.sync.v1.DrainCommandH\x00\x42\x08\n\x06\x61\x63tion\"\x81\x01\n\rAdapterSource\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\"S\n\x0bLoadCommand\x12\x31\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32 .loraplane.sync.v1.AdapterSource\x12\x11\n\tinto_slot\x18\x02 \x01(\x08\"T\n\x0c\x45victCommand\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x16\n\x0e\x63\x61ncel_running\x18\x04 \x01(\x08\"\x90\x01\n\rReloadCommand\x12\x31\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32 .loraplane.sync.v1.AdapterSource\x12\x33\n\x06policy\x18\x02 \x01(\x0e\x32#.loraplane.registry.v1.ReloadPolicy\x12\x17\n\x0freplaces_digest\x18\x03 \x01(\t\"h\n\nPinCommand\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12,\n\x04tier\x18\x04 \x01(\x0e\x32\x1e.loraplane.registry.v1.PinTier\"\x0e\n\x0c\x44rainCommand\"@\n\x03\x41\x63k\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\telapsed_s\x18\x02 \x01(\x01\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"<\n\x04Nack\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08terminal\x18\x03 \x01(\x08\"M\n\rDirectRequest\x12\r\n\x05grant\x18\x01 \x01(\t\x12-\n\x05usage\x18\x02 \x01(\x0b\x32\x1e.loraplane.sync.v1.DirectUsage\"\x99\x01\n\x0b\x44irectUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x11\n\x04\x63old\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\x1a\n\rfirst_token_s\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_coldB\x10\n\x0e_first_token_s\"#\n\rDirectSettled\x12\x12\n\nrequest_id\x18\x01 \x01(\t2]\n\nWorkerSync\x12O\n\x04Sync\x12 .loraplane.sync.v1.WorkerMessage\x1a!.loraplane.sync.v1.ControlMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/sync/v1/sync.proto\x12\x11loraplane.sync.v1\x1a\x1bprotos/fleet/v1/fleet.proto\x1a!protos/registry/v1/registry.proto\"\xff\x01\n\rWorkerMessage\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.loraplane.sync.v1.HelloH\x00\x12\x34\n\x08observed\x18\x02 \x01(\x0b\x32 .loraplane.sync.v1.ObservedStateH\x00\x12%\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x16.loraplane.sync.v1.AckH\x00\x12\'\n\x04nack\x18\x04 \x01(\x0b\x32\x17.loraplane.sync.v1.NackH\x00\x12\x32\n\x06\x64irect\x18\x05 \x01(\x0b\x32 .loraplane.sync.v1.DirectRequestH\x00\x42\t\n\x07message\"\xe2\x01\n\x0e\x43ontrolMessage\x12)\n\x05lease\x18\x01 \x01(\x0b\x32\x18.loraplane.sync.v1.LeaseH\x00\x12-\n\x07\x63ommand\x18\x02 \x01(\x0b\x32\x1a.loraplane.sync.v1.CommandH\x00\x12\x33\n\x07settled\x18\x03 \x01(\x0b\x32 .loraplane.sync.v1.DirectSettledH\x00\x12\x36\n\x0creport_whole\x18\x04 \x01(\x0b\x32\x1e.loraplane.sync.v1.ReportWholeH\x00\x42\t\n\x07message\"\x9f\x01\n\x05Hello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x19\n\x11\x62\x61se_model_digest\x18\x05 \x01(\t\x12.\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1c.loraplane.fleet.v1.Capacity\"\x93\x01\n\rObservedState\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x30\n\x06status\x18\x02 \x01(\x0b\x32 .loraplane.fleet.v1.WorkerStatus\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x14\n\x0c\x63hanges_only\x18\x04 \x01(\x08\x12\x14\n\x0cgone_digests\x18\x05 \x03(\t\"\r\n\x0bReportWhole\"\x88\x01\n\x05Lease\x12\x15\n\rfencing_token\x18\x01 \x01(\x04\x12\r\n\x05ttl_s\x18\x02 \x01(\x01\x12/\n\ngrant_keys\x18\x03 \x03(\x0b\x32\x1b.loraplane.sync.v1.GrantKey\x12\x11\n\tmay_leave\x18\x04 \x01(\x08\x12\x15\n\rtakes_changes\x18\x05 \x01(\x08\"2\n\x08GrantKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x16\n\x0epublic_key_pem\x18\x02 \x01(\t\"\xc8\x02\n\x07\x43ommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x15\n\rfencing_token\x18\x03 \x01(\x04\x12.\n\x04load\x18\x04 \x01(\x0b\x32\x1e.loraplane.sync.v1.LoadCommandH\x00\x12\x30\n\x05\x65vict\x18\x05 \x01(\x0b\x32\x1f.loraplane.sync.v1.EvictCommandH\x00\x12\x32\n\x06reload\x18\x06 \x01(\x0b\x32 .loraplane.sync.v1.ReloadCommandH\x00\x12,\n\x03pin\x18\x07 \x01(\x0b\x32\x1d.loraplane.sync.v1.PinCommandH\x00\x12\x30\n\x05\x64rain\x18\x08 \x01(\x0b\x32\x1f.loraplane.sync.v1.DrainCommandH\x00\x42\x08\n\x06\x61\x63tion\"\x81\x01\n\rAdapterSource\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\"S\n\x0bLoadCommand\x12\x31\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32 .loraplane.sync.v1.AdapterSource\x12\x11\n\tinto_slot\x18\x02 \x01(\x08\"T\n\x0c\x45victCommand\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x16\n\x0e\x63\x61ncel_running\x18\x04 \x01(\x08\"\x90\x01\n\rReloadCommand\x12\x31\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32 .loraplane.sync.v1.AdapterSource\x12\x33\n\x06policy\x18\x02 \x01(\x0e\x32#.loraplane.registry.v1.ReloadPolicy\x12\x17\n\x0freplaces_digest\x18\x03 \x01(\t\"h\n\nPinCommand\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12,\n\x04tier\x18\x04 \x01(\x0e\x32\x1e.loraplane.registry.v1.PinTier\"\x0e\n\x0c\x44rainCommand\"@\n\x03\x41\x63k\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x11\n\telapsed_s\x18\x02 \x01(\x01\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"<\n\x04Nack\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08terminal\x18\x03 \x01(\x08\"M\n\rDirectRequest\x12\r\n\x05grant\x18\x01 \x01(\t\x12-\n\x05usage\x18\x02 \x01(\x0b\x32\x1e.loraplane.sync.v1.DirectUsage\"\x99\x01\n\x0b\x44irectUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x11\n\x04\x63old\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\x1a\n\rfirst_token_s\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_coldB\x10\n\x0e_first_token_s\"#\n\rDirectSettled\x12\x12\n\nrequest_id\x18\x01 \x01(\t2]\n\nWorkerSync\x12O\n\x04Sync\x12 .loraplane.sync.v1.WorkerMessage\x1a!.loraplane.sync.v1.ControlMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,39 +36,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERMESSAGE']._serialized_start=113
   _globals['_WORKERMESSAGE']._serialized_end=368
   _globals['_CONTROLMESSAGE']._serialized_start=371
-  _globals['_CONTROLMESSAGE']._serialized_end=541
-  _globals['_HELLO']._serialized_start=544
-  _globals['_HELLO']._serialized_end=703
-  _globals['_OBSERVEDSTATE']._serialized_start=705
-  _globals['_OBSERVEDSTATE']._serialized_end=790
-  _globals['_LEASE']._serialized_start=792
-  _globals['_LEASE']._serialized_end=905
-  _globals['_GRANTKEY']._serialized_start=907
-  _globals['_GRANTKEY']._serialized_end=957
-  _globals['_COMMAND']._serialized_start=960
-  _globals['_COMMAND']._serialized_end=1288
-  _globals['_ADAPTERSOURCE']._serialized_start=1291
-  _globals['_ADAPTERSOURCE']._serialized_end=1420
-  _globals['_LOADCOMMAND']._serialized_start=1422
-  _globals['_LOADCOMMAND']._serialized_end=1505
-  _globals['_EVICTCOMMAND']._serialized_start=1507
-  _globals['_EVICTCOMMAND']._serialized_end=1591
-  _globals['_RELOADCOMMAND']._serialized_start=1594
-  _globals['_RELOADCOMMAND']._serialized_end=1738
-  _globals['_PINCOMMAND']._serialized_start=1740
-  _globals['_PINCOMMAND']._serialized_end=1844
-  _globals['_DRAINCOMMAND']._serialized_start=1846
-  _globals['_DRAINCOMMAND']._serialized_end=1860
-  _globals['_ACK']._serialized_start=1862
-  _globals['_ACK']._serialized_end=1926
-  _globals['_NACK']._serialized_start=1928
-  _globals['_NACK']._serialized_end=1988
-  _globals['_DIRECTREQUEST']._serialized_start=1990
-  _globals['_DIRECTREQUEST']._serialized_end=2067
-  _globals['_DIRECTUSAGE']._serialized_start=2070
-  _globals['_DIRECTUSAGE']._serialized_end=2223
-  _globals['_DIRECTSETTLED']._serialized_start=2225
-  _globals['_DIRECTSETTLED']._serialized_end=2260
-  _globals['_WORKERSYNC']._serialized_start=2262
-  _globals['_WORKERSYNC']._serialized_end=2355
+  _globals['_CONTROLMESSAGE']._serialized_end=597
+  _globals['_HELLO']._serialized_start=600
+  _globals['_HELLO']._serialized_end=759
+  _globals['_OBSERVEDSTATE']._serialized_start=762
+  _globals['_OBSERVEDSTATE']._serialized_end=909
+  _globals['_REPORTWHOLE']._serialized_start=911
+  _globals['_REPORTWHOLE']._serialized_end=924
+  _globals['_LEASE']._serialized_start=927
+  _globals['_LEASE']._serialized_end=1063
+  _globals['_GRANTKEY']._serialized_start=1065
+  _globals['_GRANTKEY']._serialized_end=1115
+  _globals['_COMMAND']._serialized_start=1118
+  _globals['_COMMAND']._serialized_end=1446
+  _globals['_ADAPTERSOURCE']._serialized_start=1449
+  _globals['_ADAPTERSOURCE']._serialized_end=1578
+  _globals['_LOADCOMMAND']._serialized_start=1580
+  _globals['_LOADCOMMAND']._serialized_end=1663
+  _globals['_EVICTCOMMAND']._serialized_start=1665
+  _globals['_EVICTCOMMAND']._serialized_end=1749
+  _globals['_RELOADCOMMAND']._serialized_start=1752
+  _globals['_RELOADCOMMAND']._serialized_end=1896
+  _globals['_PINCOMMAND']._serialized_start=1898
+  _globals['_PINCOMMAND']._serialized_end=2002
+  _globals['_DRAINCOMMAND']._serialized_start=2004
+  _globals['_DRAINCOMMAND']._serialized_end=2018
+  _globals['_ACK']._serialized_start=2020
+  _globals['_ACK']._serialized_end=2084
+  _globals['_NACK']._serialized_start=2086
+  _globals['_NACK']._serialized_end=2146
+  _globals['_DIRECTREQUEST']._serialized_start=2148
+  _globals['_DIRECTREQUEST']._serialized_end=2225
+  _globals['_DIRECTUSAGE']._serialized_start=2228
+  _globals['_DIRECTUSAGE']._serialized_end=2381
+  _globals['_DIRECTSETTLED']._serialized_start=2383
+  _globals['_DIRECTSETTLED']._serialized_end=2418
+  _globals['_WORKERSYNC']._serialized_start=2420
+  _globals['_WORKERSYNC']._serialized_end=2513
 # @@protoc_insertion_point(module_scope)

@@ -79,6 +79,7 @@ class ControlMessage(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    REPORT_WHOLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lease(self) -> Global___Lease:
         """The answer to hello, and later the renewed lease."""
@@ -91,18 +92,23 @@ class ControlMessage(_message.Message):
     def settled(self) -> Global___DirectSettled:
         """The account of a direct request is closed."""
 
+    @_builtins.property
+    def report_whole(self) -> Global___ReportWhole:
+        """The next report is to be whole: one before it is missing."""
+
     def __init__(
         self,
         *,
         lease: Global___Lease | None = ...,
         command: Global___Command | None = ...,
         settled: Global___DirectSettled | None = ...,
+        report_whole: Global___ReportWhole | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message", "settled", b"settled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message", "report_whole", b"report_whole", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message", "settled", b"settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "lease", b"lease", "message", b"message", "report_whole", b"report_whole", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["lease", "command", "settled"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["lease", "command", "settled", "report_whole"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -154,31 +160,64 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class ObservedState(_message.Message):
-    """What a worker holds and does."""
+    """What a worker holds and does: whole in the first report of a stream and when asked for, then what differs
+    from the report before. Only to a control plane whose lease says that it takes changes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATION_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHANGES_ONLY_FIELD_NUMBER: _builtins.int
+    GONE_DIGESTS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Highest generation of any command carried out."""
+    sequence: _builtins.int
+    """Counts the reports of a stream; 0 from a worker whose reports are always whole."""
+    changes_only: _builtins.bool
+    """What is not named is as in the report before."""
     @_builtins.property
     def status(self) -> _fleet_pb2.WorkerStatus:
-        """The state itself."""
+        """The state itself; with `changes_only`, its adapters are those that came or are not as they were."""
+
+    @_builtins.property
+    def gone_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests that it holds no longer, with `changes_only`."""
 
     def __init__(
         self,
         *,
         generation: _builtins.int = ...,
         status: _fleet_pb2.WorkerStatus | None = ...,
+        sequence: _builtins.int = ...,
+        changes_only: _builtins.bool = ...,
+        gone_digests: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_only", b"changes_only", "generation", b"generation", "gone_digests", b"gone_digests", "sequence", b"sequence", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ObservedState: _TypeAlias = ObservedState  # noqa: Y015
+
+@_typing.final
+class ReportWhole(_message.Message):
+    """Asks for a whole report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportWhole: _TypeAlias = ReportWhole  # noqa: Y015
 
 @_typing.final
 class Lease(_message.Message):
@@ -190,12 +229,15 @@ class Lease(_message.Message):
     TTL_S_FIELD_NUMBER: _builtins.int
     GRANT_KEYS_FIELD_NUMBER: _builtins.int
     MAY_LEAVE_FIELD_NUMBER: _builtins.int
+    TAKES_CHANGES_FIELD_NUMBER: _builtins.int
     fencing_token: _builtins.int
     """Grows with every change of leader; a command with a lower one is refused."""
     ttl_s: _builtins.float
     """The lease ends this long after its arrival unless renewed."""
     may_leave: _builtins.bool
     """All that the worker's drain waited for has been done: it may leave."""
+    takes_changes: _builtins.bool
+    """Reports may be of what changed alone."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantKey]:
         """Keys that verify grants, newest first."""
@@ -207,10 +249,11 @@ class Lease(_message.Message):
         ttl_s: _builtins.float = ...,
         grant_keys: _abc.Iterable[Global___GrantKey] | None = ...,
         may_leave: _builtins.bool = ...,
+        takes_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "grant_keys", b"grant_keys", "may_leave", b"may_leave", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "grant_keys", b"grant_keys", "may_leave", b"may_leave", "takes_changes", b"takes_changes", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -120,6 +120,26 @@ async def test_a_reservation_lives_as_long_as_its_request_and_expires_when_nobod
         assert (await usage_of(control)).concurrent_requests == 0
 
 
+async def test_a_request_that_died_with_its_worker_frees_its_place_and_gets_no_budget_back(
+    redis: Redis, tmp_path: Path
+) -> None:
+    async with replica(redis, tmp_path, reservation_ttl_s=0.9) as control:
+        async with control.worker().run() as worker:
+            await ready(control, "worker-0")
+            limits = Limits(tokens_per_minute=60)  # one comes back in a second
+            await control.plane.quotas.set(Quota(tenant="acme", limits=limits))
+            routed = await route(control)
+            worker.tell(sync.DirectRequest(grant=routed.grant))
+        used = await eventually(lambda: _over(control))
+        assert used.remaining_tokens < 60 - 26 + 20  # 26 were reserved
+        assert (used.requests, used.prompt_tokens, used.completion_tokens) == (1, 0, 0)
+
+
+async def _over(control: Replica) -> Usage | None:
+    used = await usage_of(control)
+    return None if used.concurrent_requests else used
+
+
 async def test_a_request_that_is_refused_holds_nothing(redis: Redis, tmp_path: Path) -> None:
     async with replica(redis, tmp_path) as control, control.worker().run():
         await ready(control, "worker-0")

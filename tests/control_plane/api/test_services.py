@@ -175,6 +175,24 @@ async def test_cordoned_worker_is_shown_and_comes_back(redis: Redis, tmp_path: P
         assert states == [fleet_pb2.WORKER_STATE_CORDONED, fleet_pb2.WORKER_STATE_READY]
 
 
+@pytest.mark.parametrize("undo", [False, True])
+async def test_a_drain_cannot_be_taken_back_by_a_cordon_or_its_undoing(
+    redis: Redis, tmp_path: Path, undo: bool
+) -> None:
+    async with replica(redis, tmp_path) as control, control.worker().run():
+        await ready(control, "worker-0")
+        drain = fleet_pb2.DrainWorkerRequest(worker_id="worker-0")
+        await control.fleet.DrainWorker(drain, metadata=control.as_("admin"))
+        cordon = fleet_pb2.CordonWorkerRequest(worker_id="worker-0", uncordon=undo)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await control.fleet.CordonWorker(cordon, metadata=control.as_("admin"))
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert details(caught.value)["ResourceInfo"].resource_name == "worker-0"
+        assert "start it again" in str(caught.value.details())
+        shown = await control.fleet.DrainWorker(drain, metadata=control.as_("admin"))  # again: the same
+        assert shown.state == fleet_pb2.WORKER_STATE_DRAINING
+
+
 async def test_watch_workers_shows_a_worker_come_and_go(redis: Redis, tmp_path: Path) -> None:
     async with replica(redis, tmp_path) as control:
         call = control.fleet.WatchWorkers(fleet_pb2.WatchWorkersRequest(), metadata=control.as_("admin"))

@@ -17,6 +17,7 @@ EXAMPLES = [
     (errors.StaleRevision("adapter", "acme/bot", "is at 3"), "ABORTED", "ResourceInfo"),
     (errors.Disabled("it", "allow_it"), "FAILED_PRECONDITION", ""),
     (errors.Refused("rank 64 is above 16"), "FAILED_PRECONDITION", ""),
+    (errors.Draining("worker", "w", "drains"), "FAILED_PRECONDITION", "ResourceInfo"),
     (errors.Unauthenticated("no key"), "UNAUTHENTICATED", ""),
     (errors.Forbidden("not yours"), "PERMISSION_DENIED", ""),
     (errors.QuotaExceeded("acme", "requests_per_minute", 5, 2.5), "RESOURCE_EXHAUSTED", "QuotaFailure"),

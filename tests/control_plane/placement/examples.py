@@ -3,7 +3,8 @@
 from typing import Any
 
 from control_plane.registry.types import Adapter, AdapterKey, Revision
-from control_plane.workers.types import Capacity, HeldAdapter, Tier, Worker, WorkerStatus
+from control_plane.workers.holdings import HeldAdapter, Holdings, Tier
+from control_plane.workers.types import Capacity, Worker, WorkerStatus
 
 BASE = "llama"
 MB = 1 << 20
@@ -33,7 +34,10 @@ def adapter(name: str, *, current: int = 1, rank: int = 8, size_bytes: int = MB,
     return Adapter(**(fields | more))
 
 
-def held(name: str, number: int = 1, *, tier: Tier = Tier.CPU, **more: Any) -> HeldAdapter:
+def held(
+    name: str, number: int = 1, *, tier: Tier = Tier.CPU, idle_s: float = 0.0, **more: Any
+) -> HeldAdapter:
+    """A revision that somebody holds, at Unix time 1000."""
     return HeldAdapter(
         key=AdapterKey("acme", name),
         revision=number,
@@ -41,6 +45,7 @@ def held(name: str, number: int = 1, *, tier: Tier = Tier.CPU, **more: Any) -> H
         rank=8,
         tier=tier,
         cpu_bytes=MB,
+        used_s=1000 - idle_s,
         **more,
     )
 
@@ -57,7 +62,7 @@ def worker(worker_id: str = "w", *holds: HeldAdapter, status: Any = None, **more
             **({"max_loras": 2, "max_lora_rank": 64, "cpu_bytes": 100 * MB, "max_num_seqs": 4} | capacity)
         ),
         "status": WorkerStatus(
-            adapters=holds, cpu_bytes_used=sum(one.cpu_bytes for one in holds), **(status or {})
+            holdings=Holdings(holds), cpu_bytes_used=sum(one.cpu_bytes for one in holds), **(status or {})
         ),
     }
     return Worker(**(fields | more))

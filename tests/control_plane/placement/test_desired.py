@@ -14,7 +14,8 @@ from control_plane.placement.desired import Desired
 from control_plane.placement.holders import MAX_ADAPTERS, Pair
 from control_plane.placement.plan import holders, plan
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, RevisionState, TrafficWeight
-from control_plane.workers.types import HeldAdapter, Worker, WorkerState
+from control_plane.workers.holdings import HeldAdapter
+from control_plane.workers.types import StatusChange, Worker, WorkerState
 from tests.control_plane.placement.examples import MB, adapter, held, worker
 
 NAMES = [f"bot-{number}" for number in range(6)]
@@ -114,6 +115,18 @@ class Changes(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def delete_again_what_was_registered_since(self, name: str) -> None:
         self._expect(lambda: set(self.desired.remove(AdapterKey("acme", name), 0)))
+
+    @rule(
+        worker_id=st.sampled_from(WORKER_IDS),
+        copy=st.builds(held, st.sampled_from(NAMES), pinned=st.booleans()),
+    )
+    def report_a_change(self, worker_id: str, copy: HeldAdapter) -> None:
+        before = self.workers.get(worker_id)
+        if before is not None:
+            gone = () if before.status.held.get(copy.digest) != copy else (copy.digest,)
+            change = StatusChange(worker(worker_id, *([] if gone else [copy])).status, gone)
+            seen = self.workers[worker_id] = replace(before, status=before.status.after(change))
+            self._expect(lambda: {pair for chunk in self.desired.observe(seen, {copy.key}) for pair in chunk})
 
     @rule(seen=workers())
     def report(self, seen: Worker) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from control_plane.errors import NoWorker, Refused
 from control_plane.placement.route import Wanted, route
-from control_plane.workers.types import Tier, WorkerState
+from control_plane.workers.holdings import Tier
+from control_plane.workers.types import WorkerState
 from tests.control_plane.placement.examples import BASE, MB, held, worker
 
 BOT = Wanted(BASE, "sha256:bot-1", rank=8)
@@ -116,7 +117,7 @@ def test_what_is_leased_or_pinned_or_not_in_memory_is_not_counted_as_idle():
         held("x", idle_s=70.0, tier=Tier.DISK),
         held("y", idle_s=5.0),
     )
-    assert worker("a", *kept).status.longest_idle_s == 5.0
+    assert worker("a", *kept).status.unused_since_s == 995.0
 
 
 def test_a_worker_with_it_on_disk_is_nearer_than_one_without():

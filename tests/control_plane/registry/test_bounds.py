@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.errors import InvalidArgument
-from control_plane.registry import registering
+from control_plane.registry import bounds
 from control_plane.registry.service import Registry
 from control_plane.registry.types import AdapterKey, NewAdapter
 from tests.control_plane.adapter_files import write_adapter
@@ -16,14 +16,14 @@ BOT = AdapterKey("acme", "bot")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("aliases", tuple(f"a{i}" for i in range(registering.MAX_ALIASES + 1))),
-        ("shared_with", tuple(f"t{i}" for i in range(registering.MAX_SHARED_WITH + 1))),
-        ("labels", {f"l{i}": "" for i in range(registering.MAX_LABELS + 1)}),
-        ("labels", {"x" * (registering.MAX_LABEL_CHARACTERS + 1): ""}),
-        ("labels", {"team": "x" * (registering.MAX_LABEL_CHARACTERS + 1)}),
+        ("aliases", tuple(f"a{i}" for i in range(bounds.MAX_ALIASES + 1))),
+        ("shared_with", tuple(f"t{i}" for i in range(bounds.MAX_SHARED_WITH + 1))),
+        ("labels", {f"l{i}": "" for i in range(bounds.MAX_LABELS + 1)}),
+        ("labels", {"x" * (bounds.MAX_LABEL_CHARACTERS + 1): ""}),
+        ("labels", {"team": "x" * (bounds.MAX_LABEL_CHARACTERS + 1)}),
         ("labels", {"team": "\0"}),
-        ("source", "/" + "x" * registering.MAX_SOURCE_CHARACTERS),
-        ("base_model", "x" * (registering.MAX_BASE_MODEL_CHARACTERS + 1)),
+        ("source", "/" + "x" * bounds.MAX_SOURCE_CHARACTERS),
+        ("base_model", "x" * (bounds.MAX_BASE_MODEL_CHARACTERS + 1)),
     ],
 )
 async def test_more_than_an_adapter_may_have_is_refused_by_its_field(

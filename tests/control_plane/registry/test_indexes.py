@@ -17,7 +17,7 @@ async def stored(redis: Redis, tenant: str, name: str, **fields: Any) -> Adapter
     adapter = Adapter(
         key=AdapterKey(tenant, name),
         base_model="llama",
-        revisions=(revision(name),),
+        revisions=fields.pop("revisions", (revision(name),)),
         current_revision=1,
         generation=0,
         resource_version=0,

@@ -1,16 +1,20 @@
 """Adapters that an older release stored: found again by everything that lists."""
 
 import asyncio
+from dataclasses import replace
 
 from redis.asyncio import Redis
 
 from control_plane.registry.migration import FORMAT, migrate
 from control_plane.registry.service import Registry
-from control_plane.registry.types import AdapterKey
+from control_plane.registry.types import AdapterKey, RevisionState
 from control_plane.store import keys
+from tests.control_plane.placement.examples import revision
 from tests.control_plane.registry.test_indexes import names, stored
+from tests.control_plane.replica import eventually
 
 SHARED = AdapterKey("acme", "bot")
+RESOLVING = replace(revision("bot"), state=RevisionState.RESOLVING)
 
 
 async def as_stored_before(redis: Redis) -> None:
@@ -56,3 +60,17 @@ async def test_an_adapter_that_changes_meanwhile_is_indexed_as_it_is_then(
 async def test_an_empty_registry_needs_nothing(redis: Redis) -> None:
     assert await migrate(redis) == 0
     assert await redis.get(keys.REGISTRY_FORMAT) == str(FORMAT)
+
+
+async def test_what_an_older_release_left_resolving_is_read(redis: Redis, registry: Registry) -> None:
+    await stored(redis, "acme", "bot", revisions=(RESOLVING,))
+    await redis.delete(keys.REGISTRY_FORMAT)
+    await migrate(redis)
+    taking = asyncio.create_task(registry.take_over())
+    await eventually(lambda: _has_failed(registry))  # it has no source
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+
+
+async def _has_failed(registry: Registry) -> bool:
+    return (await registry.get(SHARED)).current.state is RevisionState.FAILED

@@ -51,11 +51,10 @@ class ControlPlane(sync_pb2_grpc.WorkerSyncServicer):
                 continue
         return message
 
-    def send_lease(self, token: int = 1, ttl_s: float = 3.0) -> None:
+    def send_lease(self, token: int = 1, ttl_s: float = 3.0, *, takes_changes: bool = False) -> None:
         keys = [pb.GrantKey(key_id="k1", public_key_pem="pem")]
-        self.down.put_nowait(
-            pb.ControlMessage(lease=pb.Lease(fencing_token=token, ttl_s=ttl_s, grant_keys=keys))
-        )
+        lease = pb.Lease(fencing_token=token, ttl_s=ttl_s, grant_keys=keys, takes_changes=takes_changes)
+        self.down.put_nowait(pb.ControlMessage(lease=lease))
 
     def send(self, **command) -> None:
         given = {"command_id": "c1", "generation": 1, "fencing_token": 1} | command
@@ -171,6 +170,27 @@ async def test_a_change_is_reported_without_waiting_for_the_heartbeat():
         await plane.next("observed")
         client.status_changed()
         await plane.next("observed")
+
+
+async def test_reports_are_of_changes_where_they_are_taken_and_whole_when_asked_for_and_on_a_new_stream():
+    async with connected() as (plane, _, client, _):
+        told = []
+
+        async def report() -> None:
+            observed = (await plane.next("observed")).observed
+            told.append((observed.sequence, observed.changes_only))
+
+        plane.send_lease(ttl_s=3600, takes_changes=True)
+        await report()
+        client.status_changed()
+        await report()
+        plane.down.put_nowait(pb.ControlMessage(report_whole=pb.ReportWhole()))
+        await report()
+        plane.down.put_nowait(None)
+        await plane.next("hello")
+        plane.send_lease(ttl_s=3600, takes_changes=True)
+        await report()
+        assert told == [(1, False), (2, True), (3, False), (1, False)]
 
 
 async def test_silence_is_broken_by_heartbeats():
