@@ -72,6 +72,7 @@ class _Stream:
         self._calls: dict[int, CarriedCall] = {}
         # At most two small messages and a request of each call that runs.
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._taken = asyncio.Event()
         method: Any = channel.stream_stream(METHOD, None, None)
         self._rpc = method(self._upwards(), metadata=metadata)
         self._reading = asyncio.create_task(self._read())
@@ -97,6 +98,8 @@ class _Stream:
         self._outgoing.put_nowait(relay.Upward(**message).SerializeToString())
 
     async def _upwards(self) -> AsyncIterator[bytes]:
+        # Writing to a stream that is refused loses its status, and with it why.
+        await self._taken.wait()
         while True:
             yield await self._outgoing.get()
 
@@ -104,6 +107,7 @@ class _Stream:
         error: Exception = _lost("the worker ended its stream")
         try:
             while (raw := await self._rpc.read()) is not grpc.aio.EOF:
+                self._taken.set()
                 for frame in relay.Downward.FromString(raw).frames:
                     self._pass_on(frame)
         except (grpc.aio.AioRpcError, DecodeError) as ended:

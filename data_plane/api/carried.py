@@ -59,6 +59,7 @@ class CarriedCalls:
     async def run(self, requests: AsyncIterator[relay.Upward], write: Write) -> None:
         """Serve the stream until the caller has closed its side, or we leave, and all calls have ended."""
         async with asyncio.TaskGroup() as tasks:
+            await write(relay.Downward())
             reading = tasks.create_task(self._read(requests, tasks))
             while (message := await self._outbox.take()) is not None:
                 await write(message)

@@ -278,6 +278,7 @@ class FakeRelay(relay_pb2_grpc.RelayServicer):
         self._worker.num_streams += 1
         frames: asyncio.Queue[relay.Frame] = asyncio.Queue()
         async with asyncio.TaskGroup() as tasks:
+            await context.write(relay.Downward())
             tasks.create_task(self._read(requests, frames, tasks))
             while True:
                 gathered = [await frames.get()]

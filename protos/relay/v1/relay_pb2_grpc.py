@@ -51,7 +51,8 @@ class RelayServicer:
     def Carry(self, request_iterator, context):
         """Up: calls of Inference.Generate, and which of them nobody waits for any more. Down: what they are answered.
         The stream needs a grant in its metadata `loraplane-grant`, which stays good for one call; alone it
-        allows nothing: every call brings its own. It ends when the caller has closed its side and all calls have ended.
+        allows nothing: every call brings its own. The first message down has no frames: the stream is taken, and
+        calls may be sent. It ends when the caller has closed its side and all calls have ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

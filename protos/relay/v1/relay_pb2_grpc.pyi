@@ -38,7 +38,8 @@ class RelayStub:
     Carry: _grpc.StreamStreamMultiCallable[_relay_pb2.Upward, _relay_pb2.Downward]
     """Up: calls of Inference.Generate, and which of them nobody waits for any more. Down: what they are answered.
     The stream needs a grant in its metadata `loraplane-grant`, which stays good for one call; alone it
-    allows nothing: every call brings its own. It ends when the caller has closed its side and all calls have ended.
+    allows nothing: every call brings its own. The first message down has no frames: the stream is taken, and
+    calls may be sent. It ends when the caller has closed its side and all calls have ended.
     """
 
 @_typing.type_check_only
@@ -51,7 +52,8 @@ class RelayAsyncStub(RelayStub):
     Carry: _aio.StreamStreamMultiCallable[_relay_pb2.Upward, _relay_pb2.Downward]  # type: ignore[assignment]
     """Up: calls of Inference.Generate, and which of them nobody waits for any more. Down: what they are answered.
     The stream needs a grant in its metadata `loraplane-grant`, which stays good for one call; alone it
-    allows nothing: every call brings its own. It ends when the caller has closed its side and all calls have ended.
+    allows nothing: every call brings its own. The first message down has no frames: the stream is taken, and
+    calls may be sent. It ends when the caller has closed its side and all calls have ended.
     """
 
 class RelayServicer(metaclass=_abc_1.ABCMeta):
@@ -67,7 +69,8 @@ class RelayServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_relay_pb2.Downward], _abc.AsyncIterator[_relay_pb2.Downward]]:
         """Up: calls of Inference.Generate, and which of them nobody waits for any more. Down: what they are answered.
         The stream needs a grant in its metadata `loraplane-grant`, which stays good for one call; alone it
-        allows nothing: every call brings its own. It ends when the caller has closed its side and all calls have ended.
+        allows nothing: every call brings its own. The first message down has no frames: the stream is taken, and
+        calls may be sent. It ends when the caller has closed its side and all calls have ended.
         """
 
 def add_RelayServicer_to_server(servicer: RelayServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

