@@ -11,6 +11,7 @@ ControlError
 ├── Unauthenticated   no key, or an unknown one                     → UNAUTHENTICATED
 ├── Forbidden         the key's role or tenant does not allow it    → PERMISSION_DENIED
 ├── QuotaExceeded     a limit of the tenant is reached              → RESOURCE_EXHAUSTED (QuotaFailure)
+├── ClientBehind      its client reads too slowly                   → RESOURCE_EXHAUSTED
 ├── SourceUnavailable a source could not be read this time          → UNAVAILABLE       (RetryInfo)
 ├── NoWorker          no worker can take the request now            → UNAVAILABLE       (RetryInfo)
 └── StoreUnavailable  Redis cannot be reached                       → UNAVAILABLE       (RetryInfo)
@@ -90,6 +91,10 @@ class QuotaExceeded(ControlError):
         self.limit = limit
         self.maximum = maximum
         self.retry_after_s = retry_after_s
+
+
+class ClientBehind(ControlError):
+    """More waits for the client than is kept for one that does not read."""
 
 
 class Transient(ControlError):

@@ -17,11 +17,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from data_plane.adapters.reader import PeftReader
+from data_plane.api.generations import Generations, WorkerIdentity
 from data_plane.api.grants import GrantVerifier
-from data_plane.api.inference import InferenceServicer, WorkerIdentity
+from data_plane.api.inference import InferenceServicer
 from data_plane.api.interceptors import ErrorInterceptor
-from data_plane.api.mailbox import Mailbox, Post
+from data_plane.api.mailbox import Post, Sink
 from data_plane.api.prompts import Prompts
+from data_plane.api.relay import RelayServicer
 from data_plane.api.tls import SERVER_OPTIONS, Tls
 from data_plane.config import WorkerSettings
 from data_plane.direct import DirectRequests
@@ -36,10 +38,12 @@ from data_plane.metrics.worker import WorkerMetrics
 from data_plane.sync import convert
 from data_plane.sync.client import EnginePort, SyncClient
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.relay.v1 import relay_pb2, relay_pb2_grpc
 from protos.sync.v1 import sync_pb2
 
 _log = structlog.get_logger("data_plane")
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name
+RELAY = relay_pb2.DESCRIPTOR.services_by_name["Relay"].full_name
 SHUTDOWN_GRACE_S = 10.0
 SETTLE_GRACE_S = 2.0  # for the accounts of direct requests
 
@@ -84,7 +88,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._engine_died = False
-        self._engine: EngineThread[Mailbox] = EngineThread(
+        self._engine: EngineThread[Sink] = EngineThread(
             engine,
             Post(self._loop),
             on_death=lambda: self._loop.call_soon_threadsafe(self._die),
@@ -95,6 +99,7 @@ class Worker:
         self._direct = DirectRequests()
         self._health = Health()
         self._metrics = WorkerMetrics()
+        self._inference, self._relay = self._servicers()
         engine.on_adapter_load(self._metrics.loads.loaded)
         self._metrics.read_engine(
             self._engine.status,
@@ -108,6 +113,25 @@ class Worker:
             model=runtime.model_name,
             block_size=runtime.block_size,
         )
+
+    def _servicers(self) -> tuple[InferenceServicer, RelayServicer]:
+        prompts = Prompts(self._runtime.tokenizer)
+        identity = WorkerIdentity(
+            worker_id=self._settings.worker_id,
+            base_model=self._runtime.model_name,
+            base_digest=self._runtime.base_digest,
+            max_model_len=self._runtime.max_model_len,
+        )
+        generations = Generations(
+            engine=self._engine,
+            prompts=prompts,
+            grants=self._grants,
+            direct=self._direct,
+            metrics=self._metrics.requests,
+            identity=identity,
+        )
+        inference = InferenceServicer(generations, prompts, self._grants, identity)
+        return inference, RelayServicer(generations, self._grants)
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, a finished drain or the engine's death; return the exit code."""
@@ -147,22 +171,11 @@ class Worker:
 
     def _server(self) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=SERVER_OPTIONS)
-        servicer = InferenceServicer(
-            engine=self._engine,
-            prompts=Prompts(self._runtime.tokenizer),
-            grants=self._grants,
-            direct=self._direct,
-            metrics=self._metrics.requests,
-            identity=WorkerIdentity(
-                worker_id=self._settings.worker_id,
-                base_model=self._runtime.model_name,
-                base_digest=self._runtime.base_digest,
-                max_model_len=self._runtime.max_model_len,
-            ),
-        )
-        inference_pb2_grpc.add_InferenceServicer_to_server(servicer, server)
+        inference_pb2_grpc.add_InferenceServicer_to_server(self._inference, server)
+        relay_pb2_grpc.add_RelayServicer_to_server(self._relay, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = (SERVICE, RELAY, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         return server, self._tls.listen(server, self._settings.worker_listen)
 
     async def _stay_connected(self, address: str, server: grpc.aio.Server) -> None:
@@ -184,6 +197,7 @@ class Worker:
             await asyncio.wait({stream, stopped}, return_when=asyncio.FIRST_COMPLETED)
             _log.info("worker stops")
             await self._health.set("readiness", SERVICE, serving=False)
+            self._relay.leave()
             await server.stop(SHUTDOWN_GRACE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_GRACE_S):
@@ -213,7 +227,7 @@ class Worker:
         )
 
 
-async def preload(settings: WorkerSettings, reader: PeftReader, engine: EngineThread[Mailbox]) -> None:
+async def preload(settings: WorkerSettings, reader: PeftReader, engine: EngineThread[Sink]) -> None:
     """Load the adapters that are named at start; raise WorkerError when one cannot be served."""
     for module in settings.lora_modules:
         source = await asyncio.to_thread(local_source, reader, module.name, module.path, tenant="")

@@ -1,19 +1,18 @@
-"""Channels: one connection to each worker's Inference service, kept while the worker lives.
+"""Channels: one line to each worker, kept while the worker lives.
 
 Messages pass as bytes: the relay neither parses nor re-encodes what it does not need.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from control_plane.api.line import Line
 from control_plane.api.tls import KEEPALIVE
 from control_plane.workers.types import Worker
 
-SERVICE = "/loraplane.inference.v1.Inference"
 MAX_MESSAGE_BYTES = 64 << 20
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -27,30 +26,6 @@ OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 Dial = Callable[[str, tuple[tuple[str, Any], ...]], grpc.aio.Channel]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A connection to one start of one worker."""
-
-    instance_id: str
-    channel: grpc.aio.Channel
-
-    def generate(
-        self, request: bytes, *, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]
-    ) -> "grpc.aio.UnaryStreamCall[bytes, bytes]":
-        """Start a generation; iterate over the call for its messages."""
-        method: Any = self.channel.unary_stream(f"{SERVICE}/Generate", None, None)
-        call: grpc.aio.UnaryStreamCall[bytes, bytes] = method(request, timeout=timeout_s, metadata=metadata)
-        return call
-
-    async def tokenize(
-        self, request: bytes, *, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]
-    ) -> bytes:
-        """Tokenize a prompt."""
-        method: Any = self.channel.unary_unary(f"{SERVICE}/Tokenize", None, None)
-        answer: bytes = await method(request, timeout=timeout_s, metadata=metadata)
-        return answer
 
 
 class Channels:
@@ -70,7 +45,7 @@ class Channels:
                 self._left.append(line)
                 self._one_left.set()
             channel = self._dial(worker.address, OPTIONS)
-            line = self._lines[worker.worker_id] = Line(worker.instance_id, channel)
+            line = self._lines[worker.worker_id] = Line(worker.worker_id, worker.instance_id, channel)
         return line
 
     async def run(self) -> None:
@@ -79,11 +54,11 @@ class Channels:
             await self._one_left.wait()
             self._one_left.clear()
             while self._left:
-                await self._left.pop().channel.close()
+                await self._left.pop().close()
 
     async def close(self) -> None:
         """End every call and connection."""
         for line in (*self._lines.values(), *self._left):
-            await line.channel.close()
+            await line.close()
         self._lines.clear()
         self._left.clear()

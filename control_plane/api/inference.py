@@ -4,7 +4,6 @@ Generate and Tokenize are registered with raw bytes on both sides, so that a mes
 worker to client without being decoded and encoded again.
 """
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -32,9 +31,9 @@ class InferenceServicer:
         self._registry = registry
         self._fleet = fleet
 
-    def Generate(self, request: Generate, context: Context) -> AsyncIterator[bytes]:
+    async def Generate(self, request: Generate, context: Context) -> None:
         """Relay one generation."""
-        return self._relay.generate(request, _call(request.message.model, context))
+        await self._relay.generate(request, _call(request.message.model, context), context.write)
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
         """Admit one generation that its client brings to a worker by itself."""

@@ -5,9 +5,8 @@ worker is tried only before the first message, because after it the client has s
 one; the worker's call ends with the client's, however that ends.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
@@ -15,7 +14,8 @@ import grpc
 from control_plane.access.grants import Grant, GrantSigner
 from control_plane.api.admission import Admission, Admitted
 from control_plane.api.calls import Call, Generate, granted, own_adapter, wanted
-from control_plane.api.channels import Channels, Line
+from control_plane.api.carrier import Metadata, Outgoing
+from control_plane.api.channels import Channels
 from control_plane.api.in_flight import InFlight
 from control_plane.api.meter import Meter, completion_bound, prompt_bound
 from control_plane.api.residency import Residency
@@ -39,6 +39,27 @@ CALLERS_FAULT = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+
+
+Write = Callable[[bytes], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A generation's messages on their way to its client, metered."""
+
+    meter: Meter
+    admitted: Admitted
+    write: Write
+    begun: bool = False
+
+    async def deliver(self, message: bytes) -> None:
+        self.begun = True
+        self.meter.read(message)
+        if self.meter.finished:
+            # Before the client hears of the end, so that its next request finds it settled.
+            await self.admitted.settle()
+        await self.write(message)
 
 
 @dataclass(slots=True)
@@ -75,7 +96,7 @@ class Relay:
         self._grant_ttl_s = grant_ttl_s
         self._in_flight = in_flight
 
-    async def generate(self, request: Generate, call: Call) -> AsyncGenerator[bytes, None]:
+    async def generate(self, request: Generate, call: Call, write: Write) -> None:
         """Stream one generation."""
         # Without a routing key each request draws its own revision.
         routing_key = request.message.routing_key or call.request_id
@@ -90,17 +111,10 @@ class Relay:
             adapter=own_adapter(target, call.tenant),
             owner=target.adapter.key.tenant if target.adapter else "",
         )
-        async with (
-            admission as admitted,
-            aclosing(self._forward(request.raw, target, call, max_tokens, admitted)) as messages,
-        ):
+        async with admission as admitted:
             with self._noted(target, meter):
-                async for message in messages:
-                    meter.read(message)
-                    if meter.finished:
-                        # Before the client hears of the end, so that its next request finds it settled.
-                        await admitted.settle()
-                    yield message
+                delivery = _Delivery(meter, admitted, write)
+                await self._forward(request.raw, target, call, max_tokens, delivery)
 
     async def tokenize(self, raw: bytes, model: str, call: Call) -> bytes:
         """Tokenize on any worker of the model."""
@@ -131,24 +145,18 @@ class Relay:
             self._trials.note(target, Ending(failed, meter.first_token_s))
 
     async def _forward(
-        self, raw: bytes, target: Target, call: Call, max_tokens: int, admitted: Admitted
-    ) -> AsyncGenerator[bytes, None]:
-        attempts = _Attempts()
-        begun = False
+        self, raw: bytes, target: Target, call: Call, max_tokens: int, delivery: _Delivery
+    ) -> None:
+        attempts, admitted = _Attempts(), delivery.admitted
         while True:
             worker = self._next(target, attempts)
             await admitted.hold(await self._residency.claim(target, worker, admitted.reservation))
-            metadata = self._metadata(target, call, worker, max_tokens)
+            outgoing = Outgoing(raw, call.timeout_s, self._metadata(target, call, worker, max_tokens))
             try:
                 with self._in_flight.sent(worker.worker_id):
-                    line = self._channels.to(worker)
-                    async with aclosing(_stream(line, raw, call.timeout_s, metadata)) as messages:
-                        async for message in messages:
-                            begun = True
-                            yield message
-                return
+                    return await self._channels.to(worker).generate(outgoing, delivery.deliver)
             except grpc.aio.AioRpcError as error:
-                if begun:
+                if delivery.begun:
                     raise _failure(worker, error) from error
                 _try_elsewhere(attempts, worker, error)
 
@@ -166,9 +174,7 @@ class Relay:
                 raise attempts.error from None
             raise
 
-    def _metadata(
-        self, target: Target, call: Call, worker: Worker, max_tokens: int
-    ) -> tuple[tuple[str, str], ...]:
+    def _metadata(self, target: Target, call: Call, worker: Worker, max_tokens: int) -> Metadata:
         grant = self._signer.sign(
             Grant(
                 request_id=call.request_id,
@@ -181,24 +187,6 @@ class Relay:
             )
         )
         return ((GRANT, grant), (REQUEST_ID, call.request_id), *call.trace)
-
-
-async def _stream(
-    line: Line, raw: bytes, timeout_s: float | None, metadata: tuple[tuple[str, str], ...]
-) -> AsyncGenerator[bytes, None]:
-    call = line.generate(raw, timeout_s=timeout_s, metadata=metadata)
-    try:
-        async for message in call:
-            yield message
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # Not this call's client but its line ended: the worker has restarted since.
-        raise NoWorker("the worker restarted during the request") from None
-    finally:
-        # Leaving the loop does not cancel the call. A no-op when it has ended.
-        call.cancel()
 
 
 def _try_elsewhere(attempts: _Attempts, worker: Worker, error: grpc.aio.AioRpcError) -> None:

@@ -21,6 +21,7 @@ DOMAIN = "loraplane"
 DETAILS_METADATA = "grpc-status-details-bin"
 _log = structlog.get_logger(__name__)
 
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 CODES: dict[type[errors.ControlError], int] = {
     errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
     errors.NotFound: code_pb2.NOT_FOUND,
@@ -32,6 +33,7 @@ CODES: dict[type[errors.ControlError], int] = {
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.Forbidden: code_pb2.PERMISSION_DENIED,
     errors.QuotaExceeded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.ClientBehind: code_pb2.RESOURCE_EXHAUSTED,
     errors.SourceUnavailable: code_pb2.UNAVAILABLE,
     errors.NoWorker: code_pb2.UNAVAILABLE,
     errors.StoreUnavailable: code_pb2.UNAVAILABLE,
@@ -80,6 +82,15 @@ def _details(error: errors.ControlError) -> Iterable[Message]:
                 yield _retry(error.retry_after_s)
         case errors.Transient():
             yield _retry(error.retry_after_s)
+
+
+def error_of(raw: bytes) -> grpc.aio.AioRpcError:
+    """Return a serialized google.rpc.Status as the error of the call that it would have ended."""
+    status = status_pb2.Status.FromString(raw)
+    trailing = grpc.aio.Metadata((DETAILS_METADATA, raw))
+    return grpc.aio.AioRpcError(
+        _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN), grpc.aio.Metadata(), trailing, status.message
+    )
 
 
 def _passed_on(error: grpc.aio.AioRpcError) -> status_pb2.Status:

@@ -7,7 +7,7 @@ new tokens, `dr` of a grant that a client brings by itself {i, p} (instance, mos
 `aud`, `iat`, `exp`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import jwt
@@ -17,6 +17,7 @@ from data_plane.api.spent import SpentGrants
 from data_plane.errors import GrantRefused
 
 AUDIENCE = "loraplane-worker"
+METADATA = "loraplane-grant"  # of a call, where its grant is
 # Clocks of two machines differ; a grant lives for seconds, so the leeway is small.
 LEEWAY_S = 2.0
 
@@ -98,6 +99,14 @@ class GrantVerifier:
         if claim["i"] != self._instance_id:
             raise GrantRefused("the grant is for this worker before its restart: ask for another")
         return DirectGrant(token, int(str(claim["p"])))
+
+
+def token_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    """Return the grant among a call's metadata."""
+    for name, value in metadata or ():
+        if name == METADATA:
+            return value if isinstance(value, str) else value.decode()
+    return None
 
 
 def _adapter(claim: Mapping[str, object] | None) -> AdapterSource | None:

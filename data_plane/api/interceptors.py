@@ -43,6 +43,7 @@ _log = structlog.get_logger(__name__)
 
 def status_of(error: Exception) -> status_pb2.Status:
     """The status of an error, with google.rpc details."""
+    error = _only(error)
     if isinstance(error, NotImplementedError):  # a method that gRPC's own services leave out
         return _unserved()
     if not isinstance(error, errors.WorkerError):
@@ -64,6 +65,13 @@ def status_of(error: Exception) -> status_pb2.Status:
     return status_pb2.Status(
         code=code, message=clipped(str(error)), details=[_packed(one) for one in details]
     )
+
+
+def _only(error: Exception) -> Exception:
+    # A TaskGroup wraps the one error that ended it.
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _unserved() -> status_pb2.Status:

@@ -1,17 +1,26 @@
-"""A request's events on their way from the engine thread to its stream.
+"""A request's events on their way from the engine thread to whoever sends them on.
 
-The engine delivers once a step for all requests, with one wake-up of the event loop; each stream
-takes what has gathered. Bounded by the request's own `max_tokens`: nothing else is ever put in.
+The engine delivers once a step for all requests, with one wake-up of the event loop. A stream of its own
+takes what has gathered from a mailbox, bounded by the request's own `max_tokens`: nothing else is ever
+put in. Calls that share a stream take their events as they come (`carried`).
 """
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 from data_plane.engine.events import Event
 
 
+class Sink(Protocol):
+    """Where the events of one request go. Lives on the event loop's thread."""
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Take events. Never raises: those of other requests come after them."""
+
+
 class Mailbox:
-    """Events of one request. Lives on the event loop's thread."""
+    """Events of one request, until its reader takes them."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -30,7 +39,7 @@ class Mailbox:
         return events
 
 
-Delivery = tuple[Mailbox, Sequence[Event]]
+Delivery = tuple[Sink, Sequence[Event]]
 
 
 class Post:
@@ -45,5 +54,5 @@ class Post:
 
     @staticmethod
     def _put_all(deliveries: Sequence[Delivery]) -> None:
-        for mailbox, events in deliveries:
-            mailbox.put(events)
+        for sink, events in deliveries:
+            sink.put(events)

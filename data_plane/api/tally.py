@@ -21,32 +21,29 @@ class Tally:
         self._clock = clock
         self._began_s = clock()
         self._load_s = 0.0
-        self._usage = DirectUsage()
+        self._usage = DirectUsage()  # without the tokens since the start: a delta costs an addition
+        self._num_new = 0
 
     @property
     def usage(self) -> DirectUsage:
         """What it used up to now."""
-        return self._usage
+        return replace(self._usage, completion_tokens=self._num_new)
 
     def read(self, event: Event, prompt_tokens: int) -> None:
         """Take one event of a request with so many tokens of prompt."""
-        used = self._usage
         match event:
+            case Delta(token_ids=ids):
+                self._num_new += len(ids)
+                if self._usage.first_token_s is None:
+                    self._usage = replace(self._usage, first_token_s=self._first_token_s())
             case Started(tier=tier):
                 self._load_s = event.load_s
-                self._usage = replace(used, prompt_tokens=prompt_tokens, cold=tier in _COLD)
-            case Delta(token_ids=ids):
-                self._usage = replace(
-                    used,
-                    completion_tokens=used.completion_tokens + len(ids),
-                    first_token_s=self._first_token_s() if used.first_token_s is None else used.first_token_s,
-                )
+                self._usage = replace(self._usage, prompt_tokens=prompt_tokens, cold=tier in _COLD)
             case Finished():
-                self._usage = replace(
-                    used, prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens
-                )
+                self._num_new = event.completion_tokens
+                self._usage = replace(self._usage, prompt_tokens=event.prompt_tokens)
             case Failed(error=error):
-                self._usage = replace(used, failed=not isinstance(error, _CALLERS_FAULT))
+                self._usage = replace(self._usage, failed=not isinstance(error, _CALLERS_FAULT))
 
     def _first_token_s(self) -> float:
         return max(0.0, self._clock() - self._began_s - self._load_s)

@@ -1,7 +1,7 @@
 """FakeWorker: a worker without a model: real gRPC, the real protocol, scripted answers.
 
-It says hello, keeps what it is told to hold, answers commands, and serves Generate with tokens it
-makes up. What a test wants otherwise it sets in `Script`. Also the worker of simulations.
+It says hello, keeps what it is told to hold, answers commands, and serves Generate, alone and carried,
+with tokens it makes up. What a test wants otherwise it sets in `Script`. Also the worker of simulations.
 """
 
 import asyncio
@@ -20,6 +20,8 @@ from grpc_status import rpc_status
 from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.inference.v1 import inference_pb2 as inference
 from protos.inference.v1 import inference_pb2_grpc
+from protos.relay.v1 import relay_pb2 as relay
+from protos.relay.v1 import relay_pb2_grpc
 from protos.sync.v1 import sync_pb2 as sync
 from protos.sync.v1 import sync_pb2_grpc
 
@@ -39,6 +41,7 @@ class Script:
     status_error: grpc.StatusCode | None = None  # Generate fails with it, and with details
     error_after: int = 0  # deltas before that
     failing: set[str] = field(default_factory=set)  # digests whose requests fail
+    carries: bool = True  # serves Relay; older releases do not
     fills_slots: bool = False  # a request's adapter is in a slot from then on
 
 
@@ -60,6 +63,8 @@ class FakeWorker:
     metadata: list[dict[str, str]] = field(default_factory=list)  # of Generate calls
     deadlines: list[float | None] = field(default_factory=list)
     requests: list[inference.GenerateRequest] = field(default_factory=list)
+    num_streams: int = 0  # of Carry, ever
+    num_alone: int = 0  # calls of Generate
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     streaming: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)  # streams that were held go on
@@ -84,6 +89,8 @@ class FakeWorker:
     async def start(self) -> None:
         self._server = grpc.aio.server()
         inference_pb2_grpc.add_InferenceServicer_to_server(FakeInference(self), self._server)
+        if self.script.carries:
+            relay_pb2_grpc.add_RelayServicer_to_server(FakeRelay(self), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
         await self.connect(grpc.aio.insecure_channel(self.control_plane))
@@ -245,44 +252,13 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         self._worker = worker
 
     async def Generate(self, request, context):  # type: ignore[no-untyped-def]
-        worker, script = self._worker, self._worker.script
-        worker.requests.append(request)
-        worker.metadata.append(dict(context.invocation_metadata() or ()))
-        worker.deadlines.append(context.time_remaining())
+        self._worker.num_alone += 1
+        metadata = dict(context.invocation_metadata() or ())
         try:
-            if script.status_error is not None and not script.error_after:
-                await _fail(context, script.status_error)
-            adapter = _granted(worker.metadata[-1])
-            if adapter and adapter["d"] in script.failing:
-                await _fail(context, grpc.StatusCode.INTERNAL)
-            tier = worker.fill_slot(adapter) if adapter and script.fills_slots else inference.TIER_UNSPECIFIED
-            yield inference.GenerateResponse(
-                started=inference.Started(
-                    worker_id=worker.worker_id,
-                    base_model=worker.base_model,
-                    revision=adapter["r"] if adapter else 0,
-                    prompt_tokens=5,
-                    tier=tier,
-                )
-            )
-            for number in range(script.num_tokens):
-                if script.hold_after == number:
-                    worker.streaming.set()
-                    await worker.go_on.wait()
-                if script.status_error is not None and script.error_after == number:
-                    await _fail(context, script.status_error)
-                yield inference.GenerateResponse(
-                    delta=inference.Delta(text=f"t{number} ", token_ids=[number + 1])
-                )
-            yield inference.GenerateResponse(
-                finished=inference.Finished(
-                    choices=[inference.FinishedChoice(reason=inference.FINISH_REASON_LENGTH)],
-                    usage=inference.Usage(prompt_tokens=5, completion_tokens=script.num_tokens),
-                )
-            )
-        except asyncio.CancelledError:
-            worker.cancelled.set()
-            raise
+            async for message in answer(self._worker, request, metadata, context.time_remaining()):
+                yield message
+        except ScriptedError as error:
+            await context.abort_with_status(rpc_status.to_status(error.status))
 
     async def Tokenize(self, request, context):  # type: ignore[no-untyped-def]
         self._worker.metadata.append(dict(context.invocation_metadata() or ()))
@@ -292,15 +268,106 @@ class FakeInference(inference_pb2_grpc.InferenceServicer):
         return inference.ListModelsResponse()
 
 
+class FakeRelay(relay_pb2_grpc.RelayServicer):
+    """Carry; a call goes on when what it said is sent."""
+
+    def __init__(self, worker: FakeWorker) -> None:
+        self._worker = worker
+
+    async def Carry(self, requests, context):  # type: ignore[no-untyped-def]
+        self._worker.num_streams += 1
+        frames: asyncio.Queue[relay.Frame] = asyncio.Queue()
+        async with asyncio.TaskGroup() as tasks:
+            await context.write(relay.Downward())
+            tasks.create_task(self._read(requests, frames, tasks))
+            while True:
+                gathered = [await frames.get()]
+                gathered += [frames.get_nowait() for _ in range(frames.qsize())]
+                await context.write(relay.Downward(frames=gathered))
+                for _ in gathered:
+                    frames.task_done()
+
+    async def _read(self, requests, frames, tasks):  # type: ignore[no-untyped-def]
+        calls = {}
+        async for upward in requests:
+            if upward.HasField("open"):
+                opened = upward.open
+                calls[opened.call_id] = tasks.create_task(self._call(opened, frames))
+            else:
+                calls[upward.cancel.call_id].cancel()
+
+    async def _call(self, opened, frames):  # type: ignore[no-untyped-def]
+        request = inference.GenerateRequest.FromString(opened.request)
+        left_s = opened.timeout_ms / 1000 if opened.HasField("timeout_ms") else None
+        status = b""
+        try:
+            async for message in answer(self._worker, request, dict(opened.metadata), left_s):
+                frames.put_nowait(relay.Frame(call_id=opened.call_id, message=message.SerializeToString()))
+                await frames.join()
+        except ScriptedError as error:
+            status = error.status.SerializeToString()
+        frames.put_nowait(relay.Frame(call_id=opened.call_id, end=status))
+
+
+class ScriptedError(Exception):
+    """How a generation fails when its script says so."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        super().__init__(code.name)
+        packed = AnyMessage()
+        packed.Pack(error_details_pb2.ErrorInfo(reason="Scripted", domain="loraplane.worker"))
+        number = code.value[0] or code_pb2.UNKNOWN
+        self.status = status_pb2.Status(code=number, message="scripted", details=[packed])
+
+
+async def answer(
+    worker: FakeWorker,
+    request: inference.GenerateRequest,
+    metadata: dict[str, str],
+    left_s: float | None,
+) -> AsyncIterator[inference.GenerateResponse]:
+    """One generation as the worker's script wants it."""
+    script = worker.script
+    worker.requests.append(request)
+    worker.metadata.append(metadata)
+    worker.deadlines.append(left_s)
+    try:
+        if script.status_error is not None and not script.error_after:
+            raise ScriptedError(script.status_error)
+        adapter = _granted(metadata)
+        if adapter and adapter["d"] in script.failing:
+            raise ScriptedError(grpc.StatusCode.INTERNAL)
+        tier = worker.fill_slot(adapter) if adapter and script.fills_slots else inference.TIER_UNSPECIFIED
+        yield inference.GenerateResponse(
+            started=inference.Started(
+                worker_id=worker.worker_id,
+                base_model=worker.base_model,
+                revision=adapter["r"] if adapter else 0,
+                prompt_tokens=5,
+                tier=tier,
+            )
+        )
+        for number in range(script.num_tokens):
+            if script.hold_after == number:
+                worker.streaming.set()
+                await worker.go_on.wait()
+            if script.status_error is not None and script.error_after == number:
+                raise ScriptedError(script.status_error)
+            yield inference.GenerateResponse(
+                delta=inference.Delta(text=f"t{number} ", token_ids=[number + 1])
+            )
+        yield inference.GenerateResponse(
+            finished=inference.Finished(
+                choices=[inference.FinishedChoice(reason=inference.FINISH_REASON_LENGTH)],
+                usage=inference.Usage(prompt_tokens=5, completion_tokens=script.num_tokens),
+            )
+        )
+    except asyncio.CancelledError:
+        worker.cancelled.set()
+        raise
+
+
 def _granted(metadata: dict[str, str]) -> dict[str, Any] | None:
     """The adapter of a call's grant; None for the base model."""
     claims = jwt.decode(metadata["loraplane-grant"], options={"verify_signature": False})
     return claims.get("ad")
-
-
-async def _fail(context: grpc.aio.ServicerContext, code: grpc.StatusCode) -> None:
-    packed = AnyMessage()
-    packed.Pack(error_details_pb2.ErrorInfo(reason="Scripted", domain="loraplane.worker"))
-    number = code.value[0]
-    status = status_pb2.Status(code=number or code_pb2.UNKNOWN, message="scripted", details=[packed])
-    await context.abort_with_status(rpc_status.to_status(status))

@@ -15,6 +15,7 @@ from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.inference.v1 import inference_pb2 as inference
 from protos.quota.v1 import quota_pb2 as quota
 from protos.registry.v1 import registry_pb2 as registry
+from protos.relay.v1 import relay_pb2 as relay
 from protos.sync.v1 import sync_pb2 as sync
 
 Seeds = dict[str, list[Message]]  # by full name of the type
@@ -28,7 +29,7 @@ def seeds(*, sources: Sequence[str], key_id: str) -> Seeds:
     by_type: Seeds = {}
     for message in (*_of_access(key_id), *_of_fleet(), *_of_inference(), *_of_quota(), *_of_sync(sources)):
         by_type.setdefault(message.DESCRIPTOR.full_name, []).append(message)
-    for message in (*_of_registry(sources), *_of_orchestrators()):
+    for message in (*_of_registry(sources), *_of_relay(), *_of_orchestrators()):
         by_type.setdefault(message.DESCRIPTOR.full_name, []).append(message)
     return by_type
 
@@ -149,6 +150,22 @@ def _of_sync(sources: Sequence[str]) -> list[Message]:
         sync.WorkerMessage(observed=sync.ObservedState(generation=1, status=status)),
         sync.WorkerMessage(ack=sync.Ack(command_id="c", elapsed_s=0.1, size_bytes=1)),
         sync.WorkerMessage(nack=sync.Nack(command_id="c", reason="no", terminal=True)),
+    ]
+
+
+def _of_relay() -> list[Message]:
+    request = inference.GenerateRequest(
+        model=BASE_MODEL, text="hello", sampling=inference.SamplingParams(max_tokens=3)
+    )
+    opened = relay.Open(
+        call_id=1,
+        request=request.SerializeToString(),
+        metadata={"loraplane-grant": "x.y.z", "loraplane-request-id": "r"},
+        timeout_ms=1000,
+    )
+    return [
+        relay.Upward(open=opened),
+        relay.Upward(cancel=relay.Cancel(call_id=1)),
     ]
 
 

@@ -15,7 +15,8 @@ from data_plane.api.tls import Tls as WorkerTls
 from data_plane.config import WorkerSettings
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.quota.v1 import quota_pb2, quota_pb2_grpc
-from tests.control_plane.fake_worker import BASE_MODEL, FakeInference, FakeWorker
+from protos.relay.v1 import relay_pb2_grpc
+from tests.control_plane.fake_worker import BASE_MODEL, FakeInference, FakeRelay, FakeWorker
 from tests.control_plane.replica import Replica, ready, replica
 
 
@@ -52,6 +53,7 @@ class TlsWorker(FakeWorker):
     async def start(self) -> None:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         inference_pb2_grpc.add_InferenceServicer_to_server(FakeInference(self), self._server)
+        relay_pb2_grpc.add_RelayServicer_to_server(FakeRelay(self), self._server)
         self.address = f"127.0.0.1:{self.tls.listen(self._server, '127.0.0.1:0')}"
         await self._server.start()
         await self.connect(self.tls.dial(self.control_plane))
