@@ -5,7 +5,7 @@ slot leaves the head alone, what lies behind each matrix and beside `x`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from kernels.lora.pool import SlotRows, SlotTable
 from kernels.lora.segments import build_segments
 from kernels.lora.side import Affine, EndChange, LowRank, Replacement, SlotSide
 from kernels.lora.triton.configs import TILE_HEIGHTS
-from kernels.lora.triton.ends.configs import EndBlocks
+from kernels.lora.triton.ends.configs import EndBlocks, load_end_blocks
 from kernels.lora.triton.ends.ops import TritonEndOps
 from kernels.lora.triton.tiles import LaunchShape, lay_out
 from tests.kernels.triton.cases import EPSILON, NAN
@@ -49,6 +49,20 @@ class EndProblem:
     x: Tensor
     embeddings: Tensor  # the base's
     logits: Tensor
+
+
+def shared_by(num_programs: int) -> EndBlocks:
+    """The committed block sizes, with so few programs a tile that each computes several blocks of columns."""
+    committed = load_end_blocks()
+    return replace(
+        committed,
+        expand_rows=tuple(
+            (bounds, replace(row, programs=num_programs)) for bounds, row in committed.expand_rows
+        ),
+        product_rows=tuple(
+            (bounds, replace(row, programs=num_programs)) for bounds, row in committed.product_rows
+        ),
+    )
 
 
 def mixed_kinds(rank: int) -> tuple[Kind, ...]:
@@ -135,10 +149,17 @@ def largest_rank(case: EndCase) -> int:
     return max((kind for kind in case.kinds if isinstance(kind, int)), default=1)
 
 
+class PoisonedEndOps(TritonEndOps):
+    """The kernels, with NaN between shrink and expand in what shrink does not write."""
+
+    def _hidden(self, x: Tensor, split_k: int) -> Tensor:
+        return super()._hidden(x, split_k).fill_(NAN)
+
+
 def operations(case: EndCase, problem: EndProblem, blocks: EndBlocks | None = None) -> TritonEndOps:
     """The kernels over the case's slots."""
     device = torch.device(case.device)
-    return TritonEndOps(
+    return PoisonedEndOps(
         problem.slots, max_rank=largest_rank(case), device=device, dtype=case.dtype, blocks=blocks
     )
 
@@ -151,11 +172,17 @@ def begin(ops: TritonEndOps, case: EndCase, *, captured: bool = False) -> None:
         num_tokens = len(case.slots)
         shape = LaunchShape(TILE_HEIGHTS[0], 2 * num_tokens, 16)
         step = lay_out(segments, shape, num_tokens)
-        # Reading one of them gives a token another slot, or its own twice.
-        stale = torch.tensor([0, 0, 1, 0], dtype=torch.int32)
-        step.tiles[int(step.num_tiles) :] = stale
+        # Reading one of them gives tokens another slot, or their own twice.
+        length, num_tiles = min(TILE_HEIGHTS[0], segments.num_lora_tokens), int(step.num_tiles)
+        for tile in range(num_tiles, shape.num_tiles):
+            step.tiles[tile] = torch.tensor([tile % len(case.kinds), 0, length, 0], dtype=torch.int32)
     moved = step.moved([tensor.to(case.device) for tensor in step.tensors()])
     ops.begin(segments, moved, moved)
+
+
+def refresh(ops: TritonEndOps, case: EndCase) -> None:
+    """The same step again, with what its slots are bound to now, at the addresses of the step before."""
+    ops.begin(build_segments(case.slots), ops._tokens, ops._rows)
 
 
 def run(
@@ -235,10 +262,12 @@ def errors(case: EndCase, problem: EndProblem, found: tuple[Tensor, Tensor]) -> 
     return worst[0], worst[1]
 
 
-def worst_errors(cases: Sequence[EndCase], captured: bool = False) -> tuple[float, float]:
+def worst_errors(
+    cases: Sequence[EndCase], captured: bool = False, blocks: EndBlocks | None = None
+) -> tuple[float, float]:
     """Largest errors over the cases, of embeddings and of logits."""
     found = []
     for case in cases:
         problem = build(case)
-        found.append(errors(case, problem, run(case, problem, captured=captured)))
+        found.append(errors(case, problem, run(case, problem, blocks, captured)))
     return max(one for one, _ in found), max(other for _, other in found)

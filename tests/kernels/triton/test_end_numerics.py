@@ -23,6 +23,7 @@ from tests.kernels.triton.end_cases import (
     mixed_kinds,
     operations,
     run,
+    shared_by,
     worst_errors,
 )
 
@@ -45,20 +46,21 @@ def check(*cases: EndCase, captured: bool = False) -> None:
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_every_rank_equals_fp64(rank: int):
-    check(case(rank, 9 if rank > 64 else 40, torch.bfloat16))
+    # Few tokens and inputs: programs of large ranks are what a case costs.
+    check(case(rank, 5 if rank > 64 else 12, torch.bfloat16, width=264))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("vocabulary", "width"), [(257, 64), (1000, 200), (4096, 1024)])
+@pytest.mark.parametrize(("vocabulary", "width"), [(257, 64), (1000, 200), (2048, 1024)])
 def test_every_size_equals_fp64(vocabulary: int, width: int, dtype: torch.dtype):
     check(case(11, 7, dtype, vocabulary, width))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lora_is_scaled_and_shifted_and_a_head_of_its_own_has_its_bias(dtype: torch.dtype):
-    for rank, captured in ((11, False), (16, True), (80, False)):
+    for rank, captured in ((11, True), (80, False)):
         kinds = (*mixed_kinds(rank)[:3], rank, 2, OWN)
-        check(EndCase(300, 200, kinds, mixed_slots(20, 6), dtype, affine=True), captured=captured)
+        check(EndCase(300, 200, kinds, mixed_slots(11, 6), dtype, affine=True), captured=captured)
 
 
 def test_what_the_base_multiplies_its_rows_with_multiplies_every_adapters_too():
@@ -76,10 +78,11 @@ def test_a_captured_launch_has_surplus_programs_that_do_nothing():
 
 
 def test_programs_that_share_a_vocabulary_leave_none_of_it_out():
-    wide = EndCase(256 * 33 + 40, 16, (16, OWN), (0, 1, None) * 4, torch.bfloat16)
-    check(wide, replace(wide, slots=(0,) * 8 + (1,) * 9))
-    many = EndCase(256 * 33 + 40, 16, (16,) * 9 + (OWN,), tuple(range(10)), torch.bfloat16)
-    check(many)
+    for rank in (16, 80):
+        for num_programs in (1, 3):
+            wide = EndCase(1096, 40, (rank, OWN), (0, 1, None, 1), torch.bfloat16)
+            embeddings, logits = worst_errors([wide], blocks=shared_by(num_programs))
+            assert max(embeddings, logits) < BOUND
 
 
 def test_rows_that_give_logits_may_be_fewer_than_the_tokens_and_in_another_order():
@@ -137,12 +140,12 @@ def cancelled_sums(dtype: torch.dtype) -> list[float]:
     sides = (SlotSide((), looked_up, low), SlotSide((), None, Replacement(own.to(dtype))))
     slots = SlotTable([SlotRows((slot,), (), side) for slot, side in enumerate(sides)])
     ops = TritonEndOps(slots, max_rank=3, device=torch.device("cpu"), dtype=dtype)
-    segments = build_segments([0, 1])
+    segments = build_segments([0, 1, None])
     step = ops.tiles(segments)
     ops.begin(segments, step, step)
-    logits, embeddings = torch.zeros(2, 16, dtype=dtype), torch.zeros(2, 16, dtype=dtype)
-    ids, x = torch.zeros(2, dtype=torch.int64), torch.ones(2, inputs, dtype=dtype)
-    ops.change_logits(x, segments, torch.arange(2), out=logits)
+    logits, embeddings = torch.zeros(3, 16, dtype=dtype), torch.zeros(3, 16, dtype=dtype)
+    ids, x = torch.zeros(3, dtype=torch.int64), torch.ones(3, inputs, dtype=dtype)
+    ops.change_logits(x, segments, torch.arange(3), out=logits)
     ops.change_embeddings(ids, segments, multiplier=torch.tensor(1.0), out=embeddings)
     return [float(value) for value in (logits[0, 0], logits[0, 1], logits[1, 0], embeddings[0, 5])]
 

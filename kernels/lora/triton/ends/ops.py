@@ -69,10 +69,16 @@ class TritonEndOps(EndOps):
 
     def _add(self, x: Tensor, step: StepTiles, out: Tensor) -> None:
         """LoRA on the head."""
-        height, num_tiles, rank = step.shape.tile_height, step.shape.num_tiles, self._rank
-        config = self._blocks.shrink(height, rank)
-        hidden = torch.empty(config.split_k, x.shape[0], rank, dtype=torch.float32, device=x.device)
+        height, num_tiles = step.shape.tile_height, step.shape.num_tiles
+        config, wide = (
+            self._blocks.shrink(height, self._rank),
+            self._blocks.expand(height, num_tiles, self._rank),
+        )
+        hidden = self._hidden(x, config.split_k)
         shape, tiles, ends = astuple(step.shape), step.tensors(), self._ends.head
         library.head_shrink(x, ends, *tiles, shape, astuple(config), hidden)
-        wide = self._blocks.expand(height, num_tiles, rank)
         library.head_expand(hidden, ends, *tiles, shape, astuple(wide), out)
+
+    def _hidden(self, x: Tensor, split_k: int) -> Tensor:
+        """[split_k, num_rows, rank] fp32, uninitialised."""
+        return torch.empty(split_k, x.shape[0], self._rank, dtype=torch.float32, device=x.device)
