@@ -1,5 +1,6 @@
 """The GPU's path on a CPU: stand-ins do what only a GPU has, everything else is what serves."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data_plane.engine.cuda_platform import CudaPlatform
 from data_plane.engine.runtime import Runtime, build_runtime
 from data_plane.errors import InvalidRequest
 from kernels.gpu import attention as gpu_attention
+from kernels.lora.triton.ends import library
 from tests.data_plane.batch_driver import Sequence, logits, step
 from tests.data_plane.world import ALL, source_of, tiny_config
 from tests.kernels.gpu.stand_ins import (
@@ -221,6 +223,38 @@ def test_a_step_on_a_device_mixes_no_devices_and_reads_nothing_back(
             sequence.chunk_size = chunk_size
         found = logits(runtime, sequences)
         assert (found.device.type, found.shape[1]) == ("meta", 257)
+
+
+def test_a_graph_has_the_launches_of_both_ends_and_a_replay_reads_nothing_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On `meta` with the real kernels' fake implementations, recorded before any adapter is there."""
+    launched: list[str] = []
+    for name in ("end_lookup", "head_shrink", "head_expand", "head_product"):
+        operator = getattr(library, name)
+        monkeypatch.setattr(
+            library, name, lambda *a, name=name, operator=operator: (launched.append(name), operator(*a))
+        )
+    recorder, settings = RerunRecorder(), config(root, dtype="bfloat16")
+    platform = CudaPlatform(
+        settings,
+        BufferedDevice("meta"),
+        TOTAL_BYTES,
+        probe=lambda *_: None,
+        make_recorder=lambda: recorder,
+    )
+    reader = build_runtime(config(root, dtype="bfloat16", device="cpu")).reader
+    runtime = replace(build_runtime(settings, platform), reader=reader)
+    assert Counter(launched) == dict.fromkeys(
+        ("end_lookup", "head_shrink", "head_expand", "head_product"), recorder.recorded // 2
+    )
+    load(runtime, settings, ENDS)
+    sequences = batch(3)
+    for sequence in sequences:
+        sequence.chunk_size = 1
+    replays = recorder.replays
+    assert logits(runtime, sequences).device.type == "meta"
+    assert recorder.replays == replays + 1
 
 
 @pytest.mark.usefixtures("_stand_ins")
