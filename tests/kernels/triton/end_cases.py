@@ -203,63 +203,66 @@ def launched(ops: TritonEndOps, problem: EndProblem, segments: object) -> tuple[
     return embeddings, logits
 
 
-Oracle = Callable[[EndChange, int], tuple[Tensor, Tensor]]  # of a change and a row: value and size
+Oracle = Callable[[EndChange, list[int]], tuple[Tensor, Tensor]]  # of a change and rows: values and sizes
 
 
 def _embedded(case: EndCase, problem: EndProblem) -> Oracle:
-    def expected(change: EndChange, row: int) -> tuple[Tensor, Tensor]:
-        name, factor = int(problem.ids[row]), case.multiplier
+    def expected(change: EndChange, rows: list[int]) -> tuple[Tensor, Tensor]:
+        named, factor = problem.ids[rows], case.multiplier
         if isinstance(change, Replacement):
-            value = change.weight[name].double() * factor
+            value = change.weight[named].double() * factor
             return value, value.abs()
-        a, b = change.a_t[name].double(), change.b.double()
-        return _added(change, problem.embeddings[row], a @ b * factor, a.abs() @ b.abs() * factor)
+        a, b = change.a_t[named].double(), change.b.double()
+        return _added(change, problem.embeddings[rows], a @ b * factor, a.abs() @ b.abs() * factor)
 
     return expected
 
 
-def _logits(case: EndCase, problem: EndProblem) -> Oracle:
-    def expected(change: EndChange, row: int) -> tuple[Tensor, Tensor]:
-        x = problem.x[row].double()
+def _logits(problem: EndProblem) -> Oracle:
+    def expected(change: EndChange, rows: list[int]) -> tuple[Tensor, Tensor]:
+        x = problem.x[rows].double()
         if isinstance(change, Replacement):
-            bias = torch.zeros(()) if change.bias is None else change.bias.double()
-            weight = change.weight.double()
-            return weight @ x + bias, weight.abs() @ x.abs() + bias.abs()
+            weight = change.weight.double().T
+            bias = weight.new_zeros(()) if change.bias is None else change.bias.double()
+            return x @ weight + bias, x.abs() @ weight.abs() + bias.abs()
         hidden, b = x @ change.a_t.double(), change.b.double()
-        return _added(change, problem.logits[row], hidden @ b, hidden.abs() @ b.abs())
+        return _added(change, problem.logits[rows], hidden @ b, hidden.abs() @ b.abs())
 
     return expected
 
 
 def _added(change: LowRank, base: Tensor, added: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    affine = change.affine or Affine()
-    scale = torch.ones(()) if affine.scale is None else affine.scale.double()
-    shift = torch.zeros(()) if affine.shift is None else affine.shift.double()
-    scaled = base.double() * scale.to(base.device)
-    shift = shift.to(base.device)
+    affine, scaled = change.affine or Affine(), base.double()
+    if affine.scale is not None:
+        scaled = scaled * affine.scale.double()
+    shift = scaled.new_zeros(()) if affine.shift is None else affine.shift.double()
     return scaled + shift + added, scaled.abs() + shift.abs() + size
 
 
 def errors(case: EndCase, problem: EndProblem, found: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Largest error of embeddings and of logits, in units of the dtype's rounding; see `cases.error`."""
-    bases = (problem.embeddings, problem.logits)
-    oracles = (_embedded(case, problem), _logits(case, problem))
-    worst = []
-    for end, (out, base, oracle) in enumerate(zip(found, bases, oracles, strict=True)):
-        units = [0.0]
-        for row, slot in enumerate(case.slots):
-            bound = None if slot is None else problem.slots.rows[slot]
-            change = (bound.side.embedding, bound.side.head)[end] if bound and bound.side else None
-            if change is None:
-                same = torch.equal(out[row].view(torch.int16), base[row].view(torch.int16))
-                units.append(0.0 if same else float("inf"))
-            elif bool(out[row].isnan().any()):
-                units.append(float("inf"))
-            else:
-                expected, size = oracle(change, row)
-                units.append(float(((out[row].double() - expected).abs() / (size + 1e-3)).max()))
-        worst.append(max(units) / EPSILON[case.dtype])
-    return worst[0], worst[1]
+    embeddings = _error(case, problem, (found[0], problem.embeddings), 0, _embedded(case, problem))
+    return embeddings, _error(case, problem, (found[1], problem.logits), 1, _logits(problem))
+
+
+def _error(
+    case: EndCase, problem: EndProblem, tensors: tuple[Tensor, Tensor], end: int, oracle: Oracle
+) -> float:
+    """Infinite where a bit changed that must not, or a number is none."""
+    (out, base), units = tensors, [0.0]
+    for slot in {*case.slots}:
+        rows = [row for row, used in enumerate(case.slots) if used == slot]
+        bound = None if slot is None else problem.slots.rows[slot]
+        change = (bound.side.embedding, bound.side.head)[end] if bound and bound.side else None
+        if change is None:
+            same = torch.equal(out[rows].view(torch.int16), base[rows].view(torch.int16))
+            units.append(0.0 if same else float("inf"))
+        elif bool(out[rows].isnan().any()):
+            units.append(float("inf"))
+        else:
+            expected, size = oracle(change, rows)
+            units.append(float(((out[rows].double() - expected).abs() / (size + 1e-3)).max()))
+    return max(units) / EPSILON[case.dtype]
 
 
 def worst_errors(
