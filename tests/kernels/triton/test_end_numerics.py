@@ -225,9 +225,10 @@ def test_a_layout_that_the_kernels_cannot_read_is_refused():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("vocabulary", "width"), [(1000, 576), (4096, 2048)])
+@pytest.mark.parametrize(("vocabulary", "width"), [(1000, 576), (2048, 1024)])
 def test_the_whole_grid_of_ranks_and_tokens_equals_fp64(vocabulary: int, width: int, dtype: torch.dtype):
     for rank in RANKS:
-        for num_tokens in (1, 7, 64, 300):
+        # Interpreted programs of large ranks are what a case costs.
+        for num_tokens in (1, 7, 64, 300) if rank <= 64 else (1, 7):
             plain = case(rank, num_tokens, dtype, vocabulary, width)
             check(plain, replace(plain, affine=True, multiplier=3.0))
