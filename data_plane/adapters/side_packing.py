@@ -28,8 +28,8 @@ def pack_side(
         return None
     side = SlotSide(
         tuple(_module_affine(module, matched, scales, base) for module in layout.modules),
-        _end_change(layout.embedding, matched, scales, base, dtype),
-        _end_change(layout.head, matched, scales, base, dtype),
+        _end_change(layout.embedding, matched, scales, base, dtype, looked_up=True),
+        _end_change(layout.head, matched, scales, base, dtype, looked_up=False),
     )
     return side if side.num_bytes else None
 
@@ -71,7 +71,13 @@ def _affine(pair: LoraPair, scales: Scales, base: BaseWeights) -> Affine | None:
 
 
 def _end_change(
-    end: End | None, matched: MatchedAdapter, scales: Scales, base: BaseWeights, dtype: torch.dtype
+    end: End | None,
+    matched: MatchedAdapter,
+    scales: Scales,
+    base: BaseWeights,
+    dtype: torch.dtype,
+    *,
+    looked_up: bool,
 ) -> EndChange | None:
     if end is None:
         return None
@@ -83,8 +89,10 @@ def _end_change(
         return None
     b = pair.b.float() * pair.scaling
     scale = scales.get(end.name)
+    # See LowRank: rows of Aᵀ are looked up, rows of A are multiplied with.
+    a = _cast(f"{end.name}: A", pair.a.t() if looked_up else pair.a, dtype)
     return LowRank(
-        _cast(f"{end.name}: A", pair.a.t(), dtype),
+        a if looked_up else a.t(),
         _cast(f"{end.name}: B", (b if scale is None else b * scale[:, None]).t(), dtype),
         _affine(pair, scales, base),
     )

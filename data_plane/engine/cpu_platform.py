@@ -20,8 +20,10 @@ from kernels.cpu.calls import DTYPES
 from kernels.cpu.native import NativeKernels
 from kernels.cpu.native_lora import NativeLoraOps
 from kernels.device import Device, HostDevice
+from kernels.lora.changes import TorchEndOps
+from kernels.lora.end_ops import EndOps
 from kernels.lora.ops import LoraOps
-from kernels.lora.pool import LoraModule
+from kernels.lora.pool import LoraModule, SlotTable
 
 BLOCK_SIZE = 16  # tokens; prefixes are shared by whole blocks, so a small one shares more
 
@@ -73,6 +75,10 @@ class CpuPlatform:
         ):
             modules[0].slots.columns_in_expand = True
         return lora
+
+    def end_ops(self, slots: SlotTable, dtype: torch.dtype) -> EndOps:
+        """See `Platform.end_ops`."""
+        return TorchEndOps(slots)
 
     def kv_cache_bytes(self) -> int:
         """See `Platform.kv_cache_bytes`."""

@@ -25,10 +25,14 @@ from kernels.gpu.attention import GatheredAttention, VarlenAttention, refused_op
 from kernels.gpu.device import CudaDevice
 from kernels.gpu.graphs import CudaRecorder
 from kernels.gpu.probe import CacheShape, probe
+from kernels.lora.changes import TorchEndOps
+from kernels.lora.end_ops import EndOps
 from kernels.lora.ops import LoraOps
-from kernels.lora.pool import LoraModule
+from kernels.lora.pool import LoraModule, SlotTable
 from kernels.lora.torch_ops import TorchLoraOps
 from kernels.lora.triton.checks import DTYPES
+from kernels.lora.triton.ends.ops import TritonEndOps
+from kernels.lora.triton.ends.tiled import TiledEndOps
 from kernels.lora.triton.ops import TritonLoraOps
 from kernels.lora.triton.tiled import TiledLoraOps
 
@@ -55,6 +59,7 @@ class CudaPlatform:
         self._config, self._device, self._total_bytes = config, device, total_bytes
         self._probe, self._make_recorder = probe, make_recorder
         self._tiled: TiledLoraOps | None = None
+        self._tiled_ends: TiledEndOps | None = None
         self._eager_reason = "enforce_eager is set" if config.enforce_eager else None
 
     @property
@@ -110,6 +115,14 @@ class CudaPlatform:
         self._tiled = ops
         return ops
 
+    def end_ops(self, slots: SlotTable, dtype: torch.dtype) -> EndOps:
+        """See `Platform.end_ops`: by Triton where the projections are."""
+        if self._tiled is None:
+            return TorchEndOps(slots)
+        ops = TritonEndOps(slots, max_rank=self._config.max_lora_rank, device=self._device.torch, dtype=dtype)
+        self._tiled_ends = ops
+        return ops
+
     def kv_cache_bytes(self) -> int:
         """See `Platform.kv_cache_bytes`: as set, or what is left of gpu_memory_utilization."""
         config, free = self._config, self._device.free_bytes()
@@ -136,7 +149,7 @@ class CudaPlatform:
 
     def step_model(self, parts: StepParts) -> StepModel:
         """See `Platform.step_model`."""
-        stage = DeviceStage(self._device, self._tiled, parts.slots)
+        stage = DeviceStage(self._device, parts.slots, self._tiled, self._tiled_ends)
         eager = EagerModel(parts.base, parts.kv, stage)
         if self._eager_reason is not None:
             _log.info("gpu_graphs", captured=0, reason=self._eager_reason)

@@ -3,8 +3,8 @@
 A graph has a number of rows and is with LoRA or without; base-only steps take one without. A step
 is padded to the next number of rows with rows that touch nothing: token 0 at position 0, its KV in
 a scratch block that is nobody's, no adapter, its logits not looked at. What has no graph (chunks of
-prompts, adapters that change an end) is computed eagerly. Host logic: what a graph is comes from
-outside, so all of this runs on a CPU with a stand-in.
+prompts) is computed eagerly. Host logic: what a graph is comes from outside, so all of this runs on
+a CPU with a stand-in.
 """
 
 from collections.abc import Callable, Sequence
@@ -114,12 +114,10 @@ class GraphedModel:
         return captured.graph.replay().index_select(0, moved.logit_rows[: inputs.logit_rows.shape[0]])
 
     def _graph_for(self, inputs: StepInputs) -> _Captured | None:
-        segments = inputs.segments
-        # The host chooses an end's change as it goes: a recording knows none.
-        if inputs.batch.prefills or (segments and self._parts.slots.changes_ends(segments)):
+        if inputs.batch.prefills:
             return None
         size = next((size for size in self._sizes if size >= len(inputs.chunks)), None)
-        return None if size is None else self._graphs.get((size, segments is not None))
+        return None if size is None else self._graphs.get((size, inputs.segments is not None))
 
     def _captured(self, recorder: Recorder, size: int, with_lora: bool) -> _Captured:
         nothing = self._idle_step(size, with_lora)

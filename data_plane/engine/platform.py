@@ -20,8 +20,9 @@ from data_plane.models.trace import ModelTrace
 from kernels.cpu.attention import PagedAttention
 from kernels.cpu.native import NativeKernels
 from kernels.device import Device
+from kernels.lora.end_ops import EndOps
 from kernels.lora.ops import LoraOps
-from kernels.lora.pool import LoraModule
+from kernels.lora.pool import LoraModule, SlotTable
 
 _log = structlog.get_logger("data_plane.engine")
 
@@ -53,6 +54,9 @@ class Platform(Protocol):
 
     def lora_ops(self, modules: Sequence[LoraModule], base_dtype: torch.dtype) -> LoraOps:
         """How adapters of this pool are computed on activations of the base's dtype."""
+
+    def end_ops(self, slots: SlotTable, dtype: torch.dtype) -> EndOps:
+        """How their changes of the embedding and the head are, after `lora_ops`; `dtype` is the base's."""
 
     def kv_cache_bytes(self) -> int:
         """For the KV cache, once the weights and the rank pool have taken theirs."""

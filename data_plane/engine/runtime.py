@@ -106,7 +106,8 @@ def build_runtime(config: EngineConfig, platform: Platform | None = None) -> Run
     base = weights_of(definition, layout, fused)
     head_bytes = platform.pack_head(definition, layout.head)
     if lora is not None:
-        adapt_ends(definition, layout.embedding, layout.head, lora.slots, state)
+        ends = platform.end_ops(rank_pool.slots, dtype)
+        adapt_ends(definition, layout.embedding, layout.head, ends, state)
     # Last, because it moves projections to other names.
     platform.finish(definition, layout, found, state)
     parts = StepParts(BaseModel(definition, state), kv, rank_pool.slots, max_model_len)

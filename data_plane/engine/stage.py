@@ -16,6 +16,7 @@ from kernels.device import Device
 from kernels.gpu.paging import ChunkTable, chunk_table, on_device
 from kernels.lora.pool import SlotTable
 from kernels.lora.segments import Segments
+from kernels.lora.triton.ends.tiled import TiledEndOps
 from kernels.lora.triton.tiled import TiledLoraOps
 from kernels.lora.triton.tiles import LaunchShape, StepTiles
 
@@ -51,7 +52,10 @@ class _HostStep:
 
     inputs: StepInputs
     table: ChunkTable
-    tiles: StepTiles | None
+    tiles: StepTiles | None  # of all tokens
+    logit_tiles: (
+        StepTiles | None
+    )  # of the rows that give logits, where they are other tiles and an end changes
 
     def tensors(self) -> list[Tensor]:
         inputs, segments = self.inputs, self.inputs.segments
@@ -63,15 +67,19 @@ class _HostStep:
             inputs.batch.rows,
             *self.table.tensors(),
             *([] if segments is None else [segments.order]),
-            *([] if self.tiles is None else [self.tiles.order, self.tiles.tiles, self.tiles.num_tiles]),
+            *([] if self.tiles is None else self.tiles.tensors()),
+            *([] if self.logit_tiles is None else self.logit_tiles.tensors()),
         ]
 
 
 class DeviceStage:
     """Implements `Stage` on a device of its own memory."""
 
-    def __init__(self, device: Device, lora: TiledLoraOps | None, slots: SlotTable) -> None:
-        self._device, self._lora, self._slots = device, lora, slots
+    def __init__(
+        self, device: Device, slots: SlotTable, lora: TiledLoraOps | None, ends: TiledEndOps | None
+    ) -> None:
+        """Both `lora` and `ends`, or neither: then they read what they need from the host."""
+        self._device, self._slots, self._lora, self._ends = device, slots, lora, ends
 
     def put(self, inputs: StepInputs) -> StepInputs:
         """See `Stage.put`."""
@@ -89,11 +97,14 @@ class DeviceStage:
         table = chunk_table(
             inputs.chunks, inputs.batch.block_size, room=None if frame is None else frame.max_context
         )
-        tiles = None
-        if self._lora is not None and inputs.segments is not None:
+        segments, tiles, logit_tiles = inputs.segments, None, None
+        if self._lora is not None and segments is not None:
             shape, room = (None, None) if frame is None else (frame.tiles, frame.num_tokens)
-            tiles = self._lora.tiles(inputs.segments, shape, room)
-        return _HostStep(inputs, table, tiles)
+            tiles = self._lora.tiles(segments, shape, room)
+            # All rows of a frame give logits: their tiles are those of the tokens.
+            if self._ends is not None and frame is None and self._slots.changes_ends(segments):
+                logit_tiles = self._ends.tiles(segments.of_rows(inputs.logit_rows))
+        return _HostStep(inputs, table, tiles, logit_tiles)
 
     def _move(self, step: _HostStep, buffer: Tensor | None) -> StepInputs:
         inputs = step.inputs
@@ -107,18 +118,28 @@ class DeviceStage:
             logit_rows=logit_rows,
             new_blocks=new_blocks,
             batch=on_device(inputs.batch, table, rows),
-            segments=None if inputs.segments is None else self._begin(inputs, step.tiles, rest),
+            segments=None if inputs.segments is None else self._begin(step, rest, framed=buffer is not None),
         )
 
-    def _begin(self, inputs: StepInputs, tiles: StepTiles | None, moved: Sequence[Tensor]) -> Segments:
-        assert inputs.segments is not None, "called for steps with adapters"
-        order, logits = moved[0], None
-        # Few adapters change the head: for the others nothing is described.
-        if self._slots.changes_ends(inputs.segments):
-            logits = inputs.segments.of_rows(inputs.logit_rows)
-            logits = logits.moved(logits.order.to(order.device))
-        segments = inputs.segments.moved(order, logits)
-        if self._lora is not None and tiles is not None:
-            order, listed, num_tiles = moved[1:]
-            self._lora.begin(segments, StepTiles(order, listed, num_tiles, tiles.shape))
-        return segments
+    def _begin(self, step: _HostStep, moved: Sequence[Tensor], *, framed: bool) -> Segments:
+        segments, order = step.inputs.segments, moved[0]
+        assert segments is not None, "called for steps with adapters"
+        if self._lora is None or self._ends is None or step.tiles is None:
+            return segments.moved(order, self._logits(step.inputs, segments, order))
+        there, tokens = segments.moved(order), step.tiles.moved(moved[1:4])
+        self._lora.begin(there, tokens)
+        if framed:
+            # A captured graph has the ends' launches: they must find this step, whatever its adapters.
+            self._ends.begin(there, tokens, tokens)
+        elif step.logit_tiles is None:
+            self._ends.begin(there, None, None)
+        else:
+            self._ends.begin(there, tokens, step.logit_tiles.moved(moved[4:7]))
+        return there
+
+    def _logits(self, inputs: StepInputs, segments: Segments, order: Tensor) -> Segments | None:
+        """For plain PyTorch: few adapters change the head, and for the others nothing is described."""
+        if not self._slots.changes_ends(segments):
+            return None
+        logits = segments.of_rows(inputs.logit_rows)
+        return logits.moved(logits.order.to(order.device))

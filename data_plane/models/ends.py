@@ -5,21 +5,22 @@ step only through StepState. Invariant: rows of tokens whose adapter leaves an e
 definition's own, bit for bit.
 """
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data_plane.adapters.layout import End
 from data_plane.models.step import StepState
-from kernels.lora.changes import change_embeddings, change_logits
-from kernels.lora.pool import SlotTable
+from kernels.lora.end_ops import EndOps
 
 
 class AdaptedEmbedding(nn.Module):
     """Stands where the embedding of the definition stood."""
 
-    def __init__(self, base: nn.Embedding, slots: SlotTable, state: StepState) -> None:
+    def __init__(self, base: nn.Embedding, ops: EndOps, state: StepState) -> None:
         super().__init__()
-        self.base, self._slots, self._state = base, slots, state
+        self.base, self._ops, self._state = base, ops, state
+        self._multiplier = _multiplier_of(base)
 
     @property
     def weight(self) -> Tensor:
@@ -30,22 +31,17 @@ class AdaptedEmbedding(nn.Module):
         """Embeddings [1, num_tokens, width] of `ids` [1, num_tokens]."""
         out: Tensor = self.base(ids)
         segments = self._state.segments
-        if segments is not None and self._slots.sided:
-            change_embeddings(self._slots, ids[0], segments, multiplier=self._multiplier(), out=out[0])
+        if segments is not None:
+            self._ops.change_embeddings(ids[0], segments, multiplier=self._multiplier, out=out[0])
         return out
-
-    def _multiplier(self) -> Tensor | float:
-        """Gemma 3's embedding multiplies what it looks up."""
-        scale = getattr(self.base, "embed_scale", 1.0)
-        return scale.to(self.base.weight.dtype) if isinstance(scale, Tensor) else float(scale)
 
 
 class AdaptedHead(nn.Module):
     """Stands where the output head of the definition stood."""
 
-    def __init__(self, base: nn.Linear, slots: SlotTable, state: StepState) -> None:
+    def __init__(self, base: nn.Linear, ops: EndOps, state: StepState) -> None:
         super().__init__()
-        self.base, self._slots, self._state = base, slots, state
+        self.base, self._ops, self._state = base, ops, state
 
     @property
     def weight(self) -> Tensor:
@@ -56,9 +52,8 @@ class AdaptedHead(nn.Module):
         """Logits [1, num_rows, vocab_size] of the rows that the step wants, `x` [1, num_rows, hidden]."""
         out: Tensor = self.base(x)
         segments, rows = self._state.segments, self._state.logit_rows
-        if segments is not None and rows is not None and self._slots.sided:
-            # Described here and not with the step: few steps need it, and none asks twice.
-            change_logits(self._slots, x[0], segments.of_rows(rows), out=out[0])
+        if segments is not None and rows is not None:
+            self._ops.change_logits(x[0], segments, rows, out=out[0])
         return out
 
 
@@ -95,15 +90,23 @@ def are_tied(model: PreTrainedModel, embedding: End | None, head: End | None) ->
 
 
 def adapt_ends(
-    model: PreTrainedModel, embedding: End | None, head: End | None, slots: SlotTable, state: StepState
+    model: PreTrainedModel, embedding: End | None, head: End | None, ops: EndOps, state: StepState
 ) -> None:
     """Replace the ends that can carry an adapter."""
     for end, kind in ((embedding, AdaptedEmbedding), (head, AdaptedHead)):
         if end is not None:
-            module: nn.Module = kind(model.get_submodule(end.name), slots, state)  # type: ignore[arg-type]
+            module: nn.Module = kind(model.get_submodule(end.name), ops, state)  # type: ignore[arg-type]
             model.set_submodule(end.name, module)
 
 
 def _name_of(model: PreTrainedModel, module: nn.Module) -> str:
     names: list[str] = [name for name, candidate in model.named_modules() if candidate is module]
     return names[0]
+
+
+def _multiplier_of(embedding: nn.Embedding) -> Tensor:
+    """What it multiplies rows with, as Gemma 3's does; [] fp32 on the device: nobody reads it back."""
+    scale, weight = getattr(embedding, "embed_scale", 1.0), embedding.weight
+    if isinstance(scale, Tensor):
+        return scale.to(weight.device, weight.dtype).float()
+    return torch.full((), float(scale), device=weight.device)

@@ -1,8 +1,8 @@
 """Computes what adapters change beside their rank rows; see `side`.
 
 Plain PyTorch on any device, tile by tile: these adapters are few. Rows of tokens whose slot has no
-such change stay bit-equal. Callers ask `SlotTable.sided` first, so that a step without such
-adapters costs one look at an empty set a module.
+such change stay bit-equal. A step without such adapters costs one look at an empty set a module
+(`SlotTable.sided`).
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.lora.end_ops import EndOps
 from kernels.lora.pool import LoraModule, SlotTable
 from kernels.lora.segments import Segments, Tile
 from kernels.lora.side import LowRank, Replacement, SlotSide
@@ -28,36 +29,41 @@ def change_columns(module: LoraModule, segments: Segments, *, out: Tensor) -> No
             _put(out, segments, tile, affine(segments.take(out, tile)))
 
 
-def change_embeddings(
-    slots: SlotTable, ids: Tensor, segments: Segments, *, multiplier: Tensor | float, out: Tensor
-) -> None:
-    """Change `out` [num_tokens, width], the embeddings of `ids` [num_tokens] by the base.
+class TorchEndOps(EndOps):
+    """Implements `EndOps`."""
 
-    `multiplier` is what the base model's embedding multiplies its rows with.
-    """
-    for tile, side in _sides(slots, segments):
-        change, rows = side.embedding, segments.take(ids, tile)
-        if isinstance(change, Replacement):
-            # The product is in the weight's dtype, as transformers' scaled embeddings make it.
-            _put(out, segments, tile, F.embedding(rows, change.weight) * multiplier)
-        elif change is not None:
-            added = F.embedding(rows, change.a_t).float() @ change.b.float() * multiplier
-            _put(out, segments, tile, _base(change, segments.take(out, tile)) + added)
+    def __init__(self, slots: SlotTable) -> None:
+        self._slots = slots
 
+    def change_embeddings(self, ids: Tensor, segments: Segments, *, multiplier: Tensor, out: Tensor) -> None:
+        """See `EndOps.change_embeddings`."""
+        for tile, side in _sides(self._slots, segments):
+            change, rows = side.embedding, segments.take(ids, tile)
+            if isinstance(change, Replacement):
+                # The product is in the weight's dtype, as transformers' scaled embeddings make it.
+                _put(out, segments, tile, F.embedding(rows, change.weight) * multiplier)
+            elif change is not None:
+                added = F.embedding(rows, change.a_t).float() @ change.b.float() * multiplier
+                _put(out, segments, tile, _base(change, segments.take(out, tile)) + added)
 
-def change_logits(slots: SlotTable, x: Tensor, segments: Segments, *, out: Tensor) -> None:
-    """Change `out` [num_rows, vocab_size], the base's logits of `x` [num_rows, in_features]."""
-    for tile, side in _sides(slots, segments):
-        change, rows = side.head, segments.take(x, tile)
-        if isinstance(change, Replacement):
-            _put(out, segments, tile, F.linear(rows, change.weight, change.bias))
-        elif change is not None:
-            added = rows.float() @ change.a_t.float() @ change.b.float()
-            _put(out, segments, tile, _base(change, segments.take(out, tile)) + added)
+    def change_logits(self, x: Tensor, segments: Segments, rows: Tensor, *, out: Tensor) -> None:
+        """See `EndOps.change_logits`."""
+        if self._slots.sided:
+            # Described here and not with the step: few steps need it, and none asks twice.
+            self._change(x, segments.of_rows(rows), out)
+
+    def _change(self, x: Tensor, segments: Segments, out: Tensor) -> None:
+        for tile, side in _sides(self._slots, segments):
+            change, rows = side.head, segments.take(x, tile)
+            if isinstance(change, Replacement):
+                _put(out, segments, tile, F.linear(rows, change.weight, change.bias))
+            elif change is not None:
+                added = rows.float() @ change.a_t.float() @ change.b.float()
+                _put(out, segments, tile, _base(change, segments.take(out, tile)) + added)
 
 
 def _sides(slots: SlotTable, segments: Segments) -> Iterator[tuple[Tile, SlotSide]]:
-    for tile in segments.tiles:
+    for tile in segments.tiles if slots.sided else ():
         bound = slots.rows[tile.slot]
         if bound is not None and bound.side is not None:
             yield tile, bound.side

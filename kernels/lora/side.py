@@ -55,7 +55,7 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """LoRA on an end. A is transposed, so that looking a token up reads one row."""
+    """LoRA on an end. Rows of the embedding's Aᵀ are looked up; the head's is a view of A, [rank, inputs]."""
 
     a_t: Tensor  # [in_features, rank]
     b: Tensor  # [rank, out_features]
@@ -64,7 +64,9 @@ class LowRank:
     def moved(self, move: Move) -> "LowRank":
         """The same with every tensor moved."""
         affine = self.affine.moved(move) if self.affine else None
-        return LowRank(move(self.a_t), move(self.b), affine)
+        # As A, where it lies so: a move of a turned view may turn its memory.
+        a_t = move(self.a_t) if self.a_t.is_contiguous() else move(self.a_t.t()).t()
+        return LowRank(a_t, move(self.b), affine)
 
     @property
     def rank(self) -> int:

@@ -7,6 +7,7 @@ be reached has one. `make gpu` writes a table tuned on its machine.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -57,7 +58,7 @@ class Bounds:
         )
 
 
-Config = TypeVar("Config", ShrinkConfig, ExpandConfig)
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,13 @@ class BlockTable:
 
     def shrink(self, tile_height: int, tiles: int, columns: int, in_features: int) -> ShrinkConfig:
         """Block sizes of a shrink of `columns` = rank bound times slices."""
-        return _first(self.shrink_rows, tile_height, tiles=tiles, columns=columns, in_features=in_features)
+        return first_fitting(
+            self.shrink_rows, tile_height, tiles=tiles, columns=columns, in_features=in_features
+        )
 
     def expand(self, tile_height: int, tiles: int, rank: int) -> ExpandConfig:
         """Block sizes of an expand of adapters up to `rank`."""
-        return _first(self.expand_rows, tile_height, tiles=tiles, rank=rank)
+        return first_fitting(self.expand_rows, tile_height, tiles=tiles, rank=rank)
 
 
 def rank_bound(rank: int) -> int:
@@ -90,17 +93,20 @@ def load_table(file: Path = TABLE_FILE) -> BlockTable:
         tuple((Bounds(**row["for"]), ShrinkConfig(**row["blocks"])) for row in rows["shrink"]),
         tuple((Bounds(**row["for"]), ExpandConfig(**row["blocks"])) for row in rows["expand"]),
     )
-    for name, bounds in (
-        ("shrink", [bounds for bounds, _ in table.shrink_rows]),
-        ("expand", [bounds for bounds, _ in table.expand_rows]),
-    ):
-        for height in TILE_HEIGHTS:
-            if Bounds(height) not in bounds:
-                raise LaunchRefused(f"{name}.tile_height", height, f"has no row without bounds in {file}")
+    check_covered("shrink", table.shrink_rows, file)
+    check_covered("expand", table.expand_rows, file)
     return table
 
 
-def _first(rows: tuple[tuple[Bounds, Config], ...], tile_height: int, **values: int) -> Config:
+def check_covered(kernel: str, rows: Sequence[tuple[Bounds, object]], file: Path) -> None:
+    """Refuse rows among which a shape may find none."""
+    for height in TILE_HEIGHTS:
+        if Bounds(height) not in [bounds for bounds, _ in rows]:
+            raise LaunchRefused(f"{kernel}.tile_height", height, f"has no row without bounds in {file}")
+
+
+def first_fitting(rows: Sequence[tuple[Bounds, Config]], tile_height: int, **values: int) -> Config:
+    """The config of the first row whose bounds hold."""
     for bounds, config in rows:
         if bounds.hold(tile_height, **values):
             return config

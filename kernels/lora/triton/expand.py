@@ -24,7 +24,8 @@ from kernels.lora.triton.tiles import StepTiles
 
 
 @triton.jit
-def _sum_splits(hidden_at, mask, stride_split, SPLIT_K: tl.constexpr):
+def sum_splits(hidden_at, mask, stride_split, SPLIT_K: tl.constexpr):
+    """What all splits left at a place, in their order."""
     total = tl.load(hidden_at, mask=mask, other=0.0)
     for split in tl.static_range(1, SPLIT_K):
         total += tl.load(hidden_at + split * stride_split, mask=mask, other=0.0)
@@ -41,7 +42,8 @@ def _weights(b, page_list, rank_row, rank, column, out_features, columns_mask, P
 
 
 @triton.jit
-def _columns(address, column, in_slice, out_features, neutral):
+def column_values(address, column, in_slice, out_features, neutral):
+    """Columns of an fp32 vector at an address; `neutral` where it is 0."""
     values = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
     end = tl.where(address == 0, 0, out_features)
     return tl.load(values + column, mask=in_slice & (column < end), other=neutral)
@@ -116,7 +118,7 @@ def _expand_kernel(
         weight = _weights(b, page_list, rank_row, rank, column, out_features, in_slice, PAGE)
         if DEPENDENT:
             gdc_wait()
-        total = _sum_splits(hidden_at, in_tile[:, None] & (rank_row[None, :] < written), wide_split, SPLIT_K)
+        total = sum_splits(hidden_at, in_tile[:, None] & (rank_row[None, :] < written), wide_split, SPLIT_K)
         acc = tl.dot(total.to(weight.dtype), weight, acc)
     else:
         if DEPENDENT:
@@ -125,7 +127,7 @@ def _expand_kernel(
             row = done + rank_row
             weight = _weights(b, page_list, row, rank, column, out_features, in_slice, PAGE)
             mask = in_tile[:, None] & (row[None, :] < written)
-            total = _sum_splits(hidden_at + done, mask, wide_split, SPLIT_K)
+            total = sum_splits(hidden_at + done, mask, wide_split, SPLIT_K)
             acc = tl.dot(total.to(weight.dtype), weight, acc)
 
     if DEPENDENT:
@@ -133,8 +135,8 @@ def _expand_kernel(
     out_at = out + token[:, None] * stride_out + column[None, :]
     mask = in_tile[:, None] & in_slice[None, :]
     # Masks and no branches: a load whose mask is false moves nothing.
-    scale = _columns(scale_at, column, in_slice, out_features, 1.0)
-    shift = _columns(shift_at, column, in_slice, out_features, 0.0)
+    scale = column_values(scale_at, column, in_slice, out_features, 1.0)
+    shift = column_values(shift_at, column, in_slice, out_features, 0.0)
     base = tl.load(out_at, mask=mask, other=0.0).to(tl.float32) * scale[None, :] + shift[None, :]
     tl.store(out_at, (base + acc).to(out.dtype.element_ty), mask=mask)
 

@@ -9,6 +9,7 @@ long as its shape has room for them. `lay_out` makes them on the host, for whoev
 numbers together; `TileBuffers` moves them itself. Knows nothing of weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,15 @@ class StepTiles:
     tiles: Tensor
     num_tiles: Tensor
     shape: LaunchShape
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is moved to the device."""
+        return self.order, self.tiles, self.num_tiles
+
+    def moved(self, tensors: Sequence[Tensor]) -> "StepTiles":
+        """The same with its tensors there."""
+        order, tiles, num_tiles = tensors
+        return StepTiles(order, tiles, num_tiles, self.shape)
 
 
 def tile_height(segments: Segments) -> int:

@@ -1,11 +1,13 @@
 """The GPU's path on a CPU: stand-ins do what only a GPU has, everything else is what serves."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 
 from data_plane.config import EngineConfig
@@ -14,11 +16,13 @@ from data_plane.engine.cuda_platform import CudaPlatform
 from data_plane.engine.runtime import Runtime, build_runtime
 from data_plane.errors import InvalidRequest
 from kernels.gpu import attention as gpu_attention
+from kernels.lora.triton.ends import library
 from tests.data_plane.batch_driver import Sequence, logits, step
 from tests.data_plane.world import ALL, source_of, tiny_config
 from tests.kernels.gpu.stand_ins import (
     BufferedDevice,
     RerunRecorder,
+    TableEndOps,
     TableLoraOps,
     documented_varlen_attn,
     plain_write_kv,
@@ -35,8 +39,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_adapter(root / "wide", base, seed=1, target_modules=ALL)
     make_adapter(root / "dora", base, seed=2, rank=3, target_modules=ALL, use_dora=True)
     make_adapter(root / "biased", base, seed=3, target_modules=ALL, lora_bias=True)
-    make_adapter(root / "ends", base, seed=4, target_modules=("q_proj", "embed_tokens", "lm_head"))
+    ends = ("embed_tokens", "lm_head")
+    make_adapter(root / "ends", base, seed=4, target_modules=("q_proj", *ends))
+    make_adapter(root / "dora_ends", base, seed=5, rank=3, target_modules=ends, use_dora=True)
+    own_matrices(make_adapter(root / "own", base, seed=6, modules_to_save=list(ends)))
     return root
+
+
+def own_matrices(adapter: Path) -> None:
+    """Other numbers than the base's, which PEFT saves."""
+    file, generator = adapter / "adapter_model.safetensors", torch.Generator().manual_seed(7)
+    tensors = load_file(file)
+    saved = [name for name in tensors if "lora_" not in name]
+    assert len(saved) == 2
+    for name in saved:
+        tensors[name] += torch.randn(tensors[name].shape, generator=generator) / 4
+    save_file(tensors, file)
 
 
 @pytest.fixture
@@ -47,6 +65,7 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_attention, "DTYPES", (torch.float32,))
     monkeypatch.setattr(cuda_platform, "DTYPES", (torch.float32,))
     monkeypatch.setattr(cuda_platform, "TritonLoraOps", TableLoraOps)
+    monkeypatch.setattr(cuda_platform, "TritonEndOps", TableEndOps)
 
 
 def config(root: Path, **overrides: Any) -> EngineConfig:
@@ -70,15 +89,9 @@ def load(
 
 def sides(runtime: Runtime) -> list[torch.Tensor]:
     slots = runtime.rank_pool.slots
-    affines = [
-        affine
-        for slot in slots.sided
-        if (rows := slots.rows[slot]) and rows.side
-        for affine in rows.side.affines
-        if affine
-    ]
-    assert affines
-    return [tensor for affine in affines for tensor in affine.tensors() if tensor is not None]
+    bound = [rows.side for slot in slots.sided if (rows := slots.rows[slot]) and rows.side]
+    changes = [change for side in bound for change in (*side.affines, side.embedding, side.head)]
+    return [tensor for change in changes if change for tensor in change.tensors() if tensor is not None]
 
 
 def batch(num_sequences: int, *, adapters: bool = True) -> list[Sequence]:
@@ -142,16 +155,40 @@ def test_padding_writes_nowhere_but_into_the_scratch_block(root: Path):
             assert written - {runtime.num_blocks} <= used
 
 
+ENDS = ("ends", "dora_ends", "own")
+
+
 @pytest.mark.usefixtures("_stand_ins")
-def test_an_adapter_that_changes_an_end_is_computed_eagerly_and_right(root: Path):
-    recorder, settings = RerunRecorder(), config(root)
-    runtime = made(settings, BufferedDevice(), recorder)
-    load(runtime, settings, ("ends",))
-    recorder.replays = 0
-    found = outputs(runtime, batch(3))
-    assert recorder.replays == 0
-    cpu = config(root, device="cpu")
-    assert found == outputs(load(load(build_runtime(cpu), cpu), cpu, ("ends",)), batch(3))
+@pytest.mark.parametrize("enforce_eager", [False, True])
+def test_adapters_that_change_an_end_take_graphs_too_and_give_the_cpus_tokens(
+    root: Path, enforce_eager: bool
+):
+    recorder, settings = RerunRecorder(), config(root, enforce_eager=enforce_eager)
+    device, cpu = BufferedDevice(), config(root, device="cpu")
+    on_gpu, on_cpu = made(settings, device, recorder), load(build_runtime(cpu), cpu)
+    # One after the other in the same slots: a graph finds what is bound now.
+    for names in (ENDS, ENDS[::-1], ("wide", "dora", "own")):
+        load(on_gpu, settings, names)
+        replays, uploads = recorder.replays, device.uploads
+        found = outputs(on_gpu, batch(7))
+        assert device.uploads == uploads + 6, "one transfer a step"
+        assert enforce_eager or recorder.replays > replays
+        assert found == outputs(load(on_cpu, cpu, names), batch(7))
+    assert found != outputs(load(on_cpu, cpu, ENDS), batch(7)), "adapters of the ends change the tokens"
+
+
+@pytest.mark.usefixtures("_stand_ins")
+def test_a_slot_whose_adapter_is_gone_leaves_both_ends_as_the_base_has_them(root: Path):
+    settings = config(root)
+    runtime = load(made(settings, BufferedDevice(), RerunRecorder()), settings, ENDS)
+    outputs(runtime, batch(7))
+    for slot in range(3):
+        runtime.rank_pool.unbind(slot)
+    assert outputs(runtime, batch(7)) == outputs(runtime, [without_adapter(s) for s in batch(7)])
+
+
+def without_adapter(sequence: Sequence) -> Sequence:
+    return replace(sequence, slot=None)
 
 
 @pytest.mark.usefixtures("_stand_ins")
@@ -167,22 +204,57 @@ def test_without_adapters_half_of_the_graphs_are_recorded(root: Path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("adapters", [True, False])
-def test_a_step_on_a_device_mixes_no_devices_and_reads_nothing_back(root: Path, adapters: bool, dtype: str):
+@pytest.mark.parametrize("names", [("wide", "dora", "biased"), ENDS, ()])
+def test_a_step_on_a_device_mixes_no_devices_and_reads_nothing_back(
+    root: Path, names: tuple[str, ...], dtype: str
+):
     """On `meta` no number can be read and no operator takes a tensor of the host: with the real kernels'
     fake implementations in half precision, and with plain PyTorch in fp32."""
     settings = config(root, dtype=dtype, enforce_eager=True)
     platform = CudaPlatform(settings, BufferedDevice("meta"), TOTAL_BYTES, probe=lambda *_: None)
     # Read on the CPU: DoRA needs numbers of the base.
     reader = build_runtime(config(root, dtype=dtype, device="cpu")).reader
-    runtime = load(replace(build_runtime(settings, platform), reader=reader), settings)
+    runtime = load(replace(build_runtime(settings, platform), reader=reader), settings, names)
+    assert bool(names) == bool(sides(runtime))
     assert all(side.device.type == "meta" for side in sides(runtime))
     for chunk_size in (4, 1):
-        sequences = batch(5, adapters=adapters)
+        sequences = batch(5, adapters=bool(names))
         for sequence in sequences:
             sequence.chunk_size = chunk_size
         found = logits(runtime, sequences)
         assert (found.device.type, found.shape[1]) == ("meta", 257)
+
+
+def test_a_graph_has_the_launches_of_both_ends_and_a_replay_reads_nothing_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On `meta` with the real kernels' fake implementations, recorded before any adapter is there."""
+    launched: list[str] = []
+    for name in ("end_lookup", "head_shrink", "head_expand", "head_product"):
+        operator = getattr(library, name)
+        monkeypatch.setattr(
+            library, name, lambda *a, name=name, operator=operator: (launched.append(name), operator(*a))
+        )
+    recorder, settings = RerunRecorder(), config(root, dtype="bfloat16")
+    platform = CudaPlatform(
+        settings,
+        BufferedDevice("meta"),
+        TOTAL_BYTES,
+        probe=lambda *_: None,
+        make_recorder=lambda: recorder,
+    )
+    reader = build_runtime(config(root, dtype="bfloat16", device="cpu")).reader
+    runtime = replace(build_runtime(settings, platform), reader=reader)
+    assert Counter(launched) == dict.fromkeys(
+        ("end_lookup", "head_shrink", "head_expand", "head_product"), recorder.recorded // 2
+    )
+    load(runtime, settings, ENDS)
+    sequences = batch(3)
+    for sequence in sequences:
+        sequence.chunk_size = 1
+    replays = recorder.replays
+    assert logits(runtime, sequences).device.type == "meta"
+    assert recorder.replays == replays + 1
 
 
 @pytest.mark.usefixtures("_stand_ins")

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+EMBEDDING, HEAD, RANK = "base_model.model.model.embed_tokens", "base_model.model.lm_head", 8
 # Of the engine, beside torch and Triton.
 NEEDED = ("transformers", "safetensors", "tokenizers", "pydantic_settings", "structlog")
 NUM_TOKENS = 24
 CLOSE = 0.1  # difference of log-probabilities that rounding to fp16 may turn over
-ADAPTERS = (None, "plain", "dora", None, "plain", "dora", None)
-LAYERS, HIDDEN, KV = 2, 64, 32
+NAMES = ("plain", "dora", "ends", "own")  # the last two change the embedding and the head
+ADAPTERS = (None, *NAMES, None, "plain")
+LAYERS, HIDDEN, KV, VOCABULARY = 2, 64, 32, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,8 @@ def end_to_end(device: str = "cuda") -> dict[str, Any]:
         return {"skipped": f"not installed: {', '.join(missing)}"}
     with tempfile.TemporaryDirectory() as root:
         base = make_model(Path(root) / "base")
-        for seed, name in enumerate(("plain", "dora")):
-            make_adapter(Path(root) / name, base, seed=seed, use_dora=name == "dora")
+        for seed, name in enumerate(NAMES):
+            make_adapter(Path(root) / name, base, seed=seed, kind=name)
         expected, _ = answers(base, "cpu", dtype="float32", cpu_kernels="torch")
         runs = {
             "float32": {"dtype": "float32"},
@@ -91,7 +94,7 @@ def answers(base: Path, device: str, **settings: Any) -> tuple[list[Answer], dic
         model=base,
         device=device,
         adapter_roots=(base.parent,),
-        max_loras=2,
+        max_loras=4,
         max_num_seqs=8,
         max_model_len=300,
         kv_cache_bytes=64 << 20,
@@ -103,7 +106,7 @@ def answers(base: Path, device: str, **settings: Any) -> tuple[list[Answer], dic
     lengths = (1, 3, 9, 17, 5, 40, 250)
     prompts = [[3 + (7 * i + j) % 200 for j in range(length)] for i, length in enumerate(lengths)]
     with capture_logs() as lines, LocalEngine(config) as engine:
-        for name in ("plain", "dora"):
+        for name in NAMES:
             engine.add_adapter(name, base.parent / name)
         generations = engine.generate(prompts, sampling, adapter=ADAPTERS)
     choices = [generation.choices[0] for generation in generations]
@@ -122,9 +125,9 @@ def make_model(directory: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    vocabulary = {chr(0x100 + number): number for number in range(256)}
+    vocabulary = {chr(0x100 + number): number for number in range(VOCABULARY)}
     config = LlamaConfig(
-        vocab_size=256,
+        vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
         num_hidden_layers=LAYERS,
@@ -141,31 +144,64 @@ def make_model(directory: Path) -> Path:
     return directory
 
 
-def make_adapter(directory: Path, base: Path, *, seed: int, use_dora: bool) -> None:
-    """Random LoRA of rank 8 on two projections of every layer, in PEFT's format."""
+def make_adapter(directory: Path, base: Path, *, seed: int, kind: str) -> None:
+    """Random LoRA of rank 8 on two projections of every layer, in PEFT's format, and what `kind` adds."""
     from safetensors.torch import load_file, save_file
 
-    generator, rank = torch.Generator().manual_seed(seed), 8
-    weights, tensors = load_file(base / "model.safetensors"), {}
-    for layer in range(LAYERS):
-        for projection, outputs in (("q_proj", HIDDEN), ("v_proj", KV)):
-            name = f"model.layers.{layer}.self_attn.{projection}"
-            own = f"base_model.model.{name}"
-            tensors[f"{own}.lora_A.weight"] = torch.randn(rank, HIDDEN, generator=generator) / 4
-            tensors[f"{own}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) / 4
-            if use_dora:
-                norms = weights[f"{name}.weight"].norm(dim=1)
-                noise = 1 + torch.rand(outputs, generator=generator) / 2
-                tensors[f"{own}.lora_magnitude_vector"] = norms * noise
+    generator, weights = torch.Generator().manual_seed(seed), load_file(base / "model.safetensors")
+    tensors = _of_projections(weights, generator, use_dora=kind == "dora")
+    if kind == "ends":
+        tensors |= _of_ends(generator)
+    elif kind == "own":
+        tensors |= _own_matrices(weights, generator)
+    ends = ["embed_tokens", "lm_head"]
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": str(base),
         "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "target_modules": ["q_proj", "v_proj"],
-        "use_dora": use_dora,
+        "r": RANK,
+        "lora_alpha": 2 * RANK,
+        "target_modules": ["q_proj", "v_proj", *(ends if kind == "ends" else [])],
+        "modules_to_save": ends if kind == "own" else None,
+        "use_dora": kind == "dora",
     }
     directory.mkdir()
     save_file(tensors, directory / "adapter_model.safetensors")
     (directory / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _of_projections(
+    weights: dict[str, Tensor], generator: torch.Generator, *, use_dora: bool
+) -> dict[str, Tensor]:
+    tensors = {}
+    for layer in range(LAYERS):
+        for projection, outputs in (("q_proj", HIDDEN), ("v_proj", KV)):
+            name = f"model.layers.{layer}.self_attn.{projection}"
+            own = f"base_model.model.{name}"
+            tensors[f"{own}.lora_A.weight"] = torch.randn(RANK, HIDDEN, generator=generator) / 4
+            tensors[f"{own}.lora_B.weight"] = torch.randn(outputs, RANK, generator=generator) / 4
+            if use_dora:
+                norms = weights[f"{name}.weight"].norm(dim=1)
+                noise = 1 + torch.rand(outputs, generator=generator) / 2
+                tensors[f"{own}.lora_magnitude_vector"] = norms * noise
+    return tensors
+
+
+def _of_ends(generator: torch.Generator) -> dict[str, Tensor]:
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) / 4
+
+    return {
+        f"{EMBEDDING}.lora_embedding_A": random(RANK, VOCABULARY),
+        f"{EMBEDDING}.lora_embedding_B": random(HIDDEN, RANK),
+        f"{HEAD}.lora_A.weight": random(RANK, HIDDEN),
+        f"{HEAD}.lora_B.weight": random(VOCABULARY, RANK),
+    }
+
+
+def _own_matrices(weights: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    ends = {EMBEDDING: "model.embed_tokens.weight", HEAD: "lm_head.weight"}
+    return {
+        f"{own}.weight": weights[name] + torch.randn(weights[name].shape, generator=generator) / 4
+        for own, name in ends.items()
+    }

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from kernels.gpu.packed import PackedLayout
+from kernels.lora.changes import TorchEndOps
+from kernels.lora.end_ops import EndOps
 from kernels.lora.ops import LoraOps
-from kernels.lora.pool import LoraModule
-from kernels.lora.segments import Segments
+from kernels.lora.pool import LoraModule, SlotTable
+from kernels.lora.segments import Segments, Tile
 from kernels.lora.triton.configs import rank_bound
 from kernels.lora.triton.tiles import LaunchShape, StepTiles, lay_out
 
@@ -149,3 +151,33 @@ class TableLoraOps(LoraOps):
             for columns, i, b in view.b:
                 values[:, columns] += hidden[:, : b.shape[0], i] @ b
             out[rows] = values
+
+
+class TableEndOps(EndOps):
+    """Implements `TiledEndOps` in plain PyTorch; of a step it knows what `begin` put on the device."""
+
+    def __init__(self, slots: SlotTable, *, max_rank: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._plain = TorchEndOps(slots)
+        self._tokens: StepTiles | None = None
+        self._rows: StepTiles | None = None
+
+    def tiles(self, rows: Segments) -> StepTiles:
+        return lay_out(rows, LaunchShape(16, rows.num_tokens, 16))
+
+    def begin(self, segments: Segments, tokens: StepTiles | None, rows: StepTiles | None) -> None:
+        self._tokens, self._rows = tokens, rows
+
+    def change_embeddings(self, ids: Tensor, segments: Segments, *, multiplier: Tensor, out: Tensor) -> None:
+        if self._tokens is not None:
+            there = _segments(self._tokens, len(ids))
+            self._plain.change_embeddings(ids, there, multiplier=multiplier, out=out)
+
+    def change_logits(self, x: Tensor, segments: Segments, rows: Tensor, *, out: Tensor) -> None:
+        if self._rows is not None:
+            self._plain.change_logits(x, _segments(self._rows, len(x)), torch.arange(len(x)), out=out)
+
+
+def _segments(step: StepTiles, num_rows: int) -> Segments:
+    listed = step.tiles[: int(step.num_tiles)].tolist()
+    tiles = tuple(Tile(slot, start, length, None) for slot, start, length, _ in listed)
+    return Segments(step.order.long(), tiles, num_rows)

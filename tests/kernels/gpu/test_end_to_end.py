@@ -10,20 +10,19 @@ from tests.kernels.gpu.end_to_end import Answer, answers, compared, is_wrong, ma
 
 def test_the_cpu_gives_its_own_tokens_and_adapters_change_them(tmp_path: Path):
     base = make_model(tmp_path / "base")
-    for seed, name in enumerate(("plain", "dora")):
-        make_adapter(tmp_path / name, base, seed=seed, use_dora=name == "dora")
+    for seed, name in enumerate(end_to_end.NAMES):
+        make_adapter(tmp_path / name, base, seed=seed, kind=name)
     first, paths = answers(base, "cpu", dtype="float32", cpu_kernels="torch", block_size=256)
     again, _ = answers(base, "cpu", dtype="float32", cpu_kernels="torch")
     count = compared(first, again, close=0.0)
     assert count == {"equal": len(first) * end_to_end.NUM_TOKENS, "excused": 0, "wrong": 0}
     assert paths == {"device": ": device is cpu"}
-    make_adapter(tmp_path / "other", base, seed=9, use_dora=False)
-    (tmp_path / "other").rename(tmp_path / "swapped")
-    (tmp_path / "plain").rename(tmp_path / "other")
-    (tmp_path / "swapped").rename(tmp_path / "plain")
+    for seed, name in enumerate(("plain", "ends", "own")):
+        (tmp_path / name).rename(tmp_path / f"{name}-before")
+        make_adapter(tmp_path / name, base, seed=9 + seed, kind=name)
     changed, _ = answers(base, "cpu", dtype="float32", cpu_kernels="torch")
     same = [a.token_ids == b.token_ids for a, b in zip(first, changed, strict=True)]
-    assert same == [name != "plain" for name in end_to_end.ADAPTERS]
+    assert same == [name in (None, "dora") for name in end_to_end.ADAPTERS]
 
 
 def test_a_token_that_differs_is_wrong_unless_the_two_best_were_close_and_ends_its_request():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.lora.changes import change_columns, change_embeddings, change_logits
+from kernels.lora.changes import TorchEndOps, change_columns
 from kernels.lora.pool import LoraModule, SlotRows, SlotTable
 from kernels.lora.segments import build_segments
 from kernels.lora.side import Affine, EndChange, LowRank, Replacement, SlotSide
@@ -90,7 +90,8 @@ def test_embeddings_are_changed_in_the_rows_of_their_slot(batch: list, dtype: to
     ids = torch.arange(len(batch)) + 3
     base = random(len(batch), WIDTH, seed=9, dtype=dtype)
     out = base.clone()
-    change_embeddings(sides.table, ids, build_segments(batch), multiplier=2.0, out=out)
+    ops, segments = TorchEndOps(sides.table), build_segments(batch)
+    ops.change_embeddings(ids, segments, multiplier=torch.tensor(2.0), out=out)
     expected = {
         row: changed(low.affine, base[row]) + 2 * low.a_t[ids[row]].double() @ low.b.double()
         if slot == 0
@@ -109,7 +110,8 @@ def test_logits_are_changed_in_the_rows_of_their_slot(batch: list, dtype: torch.
     x = random(len(batch), WIDTH, seed=10, dtype=dtype)
     base = random(len(batch), TOKENS, seed=11, dtype=dtype)
     out = base.clone()
-    change_logits(sides.table, x, build_segments(batch), out=out)
+    ops, segments = TorchEndOps(sides.table), build_segments(batch)
+    ops.change_logits(x, segments, torch.arange(len(batch)), out=out)
     expected = {
         row: changed(low.affine, base[row]) + x[row].double() @ low.a_t.double() @ low.b.double()
         if slot == 0

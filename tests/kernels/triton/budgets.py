@@ -1,4 +1,4 @@
-"""Every row of the block table, compiled for every target and held against a budget.
+"""Every row of the block tables, compiled for every target and held against a budget.
 
     python -m tests.kernels.triton.budgets [--targets sm_90 …] [--json FILE] [--golden]
 
@@ -10,16 +10,23 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any
 
 import triton
 
 from kernels.lora.pool import PAGE_ROWS
 from kernels.lora.triton import expand, shrink
 from kernels.lora.triton.configs import MAX_RANK, Bounds, load_table
-from tests.kernels.triton.targets import MAX_SHARED, TARGETS, Resources, compile_launch, programs_per_sm
+from tests.kernels.triton.end_launches import end_launches
+from tests.kernels.triton.targets import (
+    MAX_SHARED,
+    TARGETS,
+    Launch,
+    Resources,
+    compile_launch,
+    programs_per_sm,
+)
 
 GOLDEN = Path(__file__).with_name("golden") / f"{triton.__version__}.json"
 NUM_SLICES = 3
@@ -36,24 +43,14 @@ TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One specialisation of a kernel."""
-
-    name: str
-    kernel: Any
-    constants: dict[str, Any]
-    num_warps: int
-    num_stages: int
-
-    @property
-    def decode(self) -> bool:
-        """Whether its tiles are low: many of its programs must fit a multiprocessor."""
-        return bool(self.constants["BLOCK_M"] == 16)
-
-
 def launches(dependent: bool) -> Iterator[Launch]:
-    """All rows of the committed table."""
+    """All rows of both committed tables."""
+    yield from projection_launches(dependent)
+    yield from end_launches()
+
+
+def projection_launches(dependent: bool) -> Iterator[Launch]:
+    """All rows of the projections' table."""
     table, seen = load_table(), set()
     common = {"NUM_SLICES": NUM_SLICES, "SLICES_PAD": 4, "PAGE": PAGE_ROWS, "DEPENDENT": dependent}
     for bounds, row in table.shrink_rows:
@@ -74,6 +71,7 @@ def launches(dependent: bool) -> Iterator[Launch]:
         yield Launch(
             _name("shrink", bounds, astuple(row)[:3]),
             shrink._shrink_kernel,
+            TYPES,
             constants,
             row.num_warps,
             row.num_stages,
@@ -92,33 +90,33 @@ def launches(dependent: bool) -> Iterator[Launch]:
                 "EVEN_N": True,
             }
             name = _name("expand", bounds, (rows.block_n, rows.block_r, rank))
-            yield Launch(name, expand._expand_kernel, constants, rows.num_warps, rows.num_stages)
+            yield Launch(name, expand._expand_kernel, TYPES, constants, rows.num_warps, rows.num_stages)
 
 
 def over_budget(launch: Launch, target: str, used: Resources) -> list[str]:
     """What is wrong with a compiled launch; empty: nothing."""
-    shrinks, cuda = launch.name.startswith("shrink"), target != "gfx942"
+    shrinks, cuda = "shrink" in launch.name, target != "gfx942"
     wrong = {
         "no matrix instruction": not used.tensor_core,
         "atomics": used.atomics > 0,
         f"shared memory over {MAX_SHARED[target]}": used.shared_bytes > MAX_SHARED[target],
         f"{used.spills} spills": used.spills > 0,
         "async copies under 16 bytes": used.narrow_async_copies > 0,
-        "weights not copied asynchronously": cuda and shrinks and not used.async_copies,
-        "no 16-byte load": not (cuda and shrinks) and not used.wide_loads + used.async_copies,
+        "weights not copied asynchronously": cuda and launch.streams and not used.async_copies,
+        "no 16-byte load": not (cuda and launch.streams) and not used.wide_loads + used.async_copies,
         "narrow stores of the output": cuda and not shrinks and used.stores != used.wide_stores,
         "under 2 programs a multiprocessor": cuda
         and launch.decode
         and programs_per_sm(target, used, launch.num_warps) < 2,
         "released before it waited": "R" in used.dependent and "W" not in used.dependent.partition("R")[0],
-        "not a dependent launch": launch.constants["DEPENDENT"] and "W" not in used.dependent,
+        "not a dependent launch": launch.constants.get("DEPENDENT") and "W" not in used.dependent,
     }
     return [what for what, holds in wrong.items() if holds]
 
 
 def measure(launch: Launch, target: str) -> Resources:
     """Compile one launch."""
-    signature = {name: TYPES[name] for name in launch.kernel.arg_names if name in TYPES}
+    signature = {name: launch.types[name] for name in launch.kernel.arg_names if name in launch.types}
     # AMD's shared memory holds two stages.
     stages = min(launch.num_stages, 2) if target == "gfx942" else launch.num_stages
     return compile_launch(

@@ -14,8 +14,12 @@ from tests.kernels.triton import interpreter
 interpreter.install()
 
 from kernels.lora.triton import expand, shrink  # noqa: E402 (after the interpreter is installed)
+from kernels.lora.triton.ends import expand as end_expand  # noqa: E402
+from kernels.lora.triton.ends import lookup, product  # noqa: E402
+from kernels.lora.triton.ends import shrink as end_shrink  # noqa: E402
 
-for module in (expand, shrink):
+# The projections' first: the ends' take parts of theirs.
+for module in (expand, shrink, lookup, end_shrink, end_expand, product):
     importlib.reload(module)
 
 

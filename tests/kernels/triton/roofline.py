@@ -47,6 +47,7 @@ class Model:
     name: str
     num_layers: int
     projections: tuple[Projection, ...]
+    head: Projection  # the vocabulary, as one GPU holds it
 
 
 LLAMA_8B = Model(
@@ -58,6 +59,7 @@ LLAMA_8B = Model(
         Projection("gate_up", 4096, (14336, 14336)),
         Projection("down", 14336, (4096,)),
     ),
+    Projection("head", 4096, (128256,)),
 )
 LLAMA_70B_TP8 = Model(
     "Llama-3-70B, 1 of 8",
@@ -68,6 +70,7 @@ LLAMA_70B_TP8 = Model(
         Projection("gate_up", 8192, (3584, 3584)),
         Projection("down", 3584, (8192,)),
     ),
+    Projection("head", 8192, (16032,)),
 )
 
 
@@ -129,6 +132,19 @@ def ours(projection: Projection, traffic: Traffic) -> Work:
     return shrink(projection, traffic) + expand(projection, traffic)
 
 
+def lookup(width: int, traffic: Traffic) -> Work:
+    """A row of Aᵀ a token, B of each adapter once, embeddings in and out."""
+    m, rank = traffic.num_tokens, traffic.rank
+    elements = m * rank + traffic.num_adapters * rank * width + 2 * m * width
+    return Work(ELEMENT_BYTES * elements, 2 * m * rank * width, 1)
+
+
+def own_head(projection: Projection, traffic: Traffic) -> Work:
+    """A matrix of each adapter once instead of the base's, inputs in, outputs out."""
+    n, k, m = projection.out_features, projection.in_features, traffic.num_tokens
+    return Work(ELEMENT_BYTES * (traffic.num_adapters * n * k + m * (n + k)), 2 * m * n * k, 1)
+
+
 def padded(projection: Projection, traffic: Traffic, max_rank: int = 64) -> Work:
     """Three launches at the pool's largest rank: zero a buffer, shrink, expand, all slices in each."""
     wide = Traffic(traffic.num_tokens, traffic.num_adapters, max_rank)
@@ -185,6 +201,28 @@ def launch_table(model: Model, traffic: Traffic) -> str:
     return "\n".join(lines)
 
 
+def end_table(model: Model, traffic: Traffic) -> str:
+    """Bytes and FLOPs of the ends' launches, one of each a step."""
+    head = model.head
+    shape = f"{traffic.num_tokens} tokens, {traffic.num_adapters} adapters, rank {traffic.rank}"
+    lines = [
+        f"| ends of {model.name}, {shape} | bytes | FLOPs | least time on {H100.name} |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, work in (
+        ("embedding lookup", lookup(head.in_features, traffic)),
+        ("head base", base(head, traffic)),
+        ("head shrink", shrink(head, traffic)),
+        ("head expand", expand(head, traffic)),
+        ("heads of their own", own_head(head, traffic)),
+    ):
+        lines.append(
+            f"| {name} | {work.num_bytes / 2**20:.2f} MiB | {work.flops / 1e6:.1f} M "
+            f"| {work.seconds(H100) * 1e6:.2f} µs |"
+        )
+    return "\n".join(lines)
+
+
 def ratio_table() -> str:
     """Limit ratios of both designs."""
     lines = [
@@ -230,6 +268,7 @@ def tables() -> list[str]:
         design_table(),
         launch_table(LLAMA_8B, traffic),
         launch_table(LLAMA_70B_TP8, traffic),
+        end_table(LLAMA_8B, traffic),
     ]
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.kernels.triton.budgets import Launch, launches, over_budget
-from tests.kernels.triton.targets import Resources, programs_per_sm
+from tests.kernels.triton.budgets import launches, over_budget
+from tests.kernels.triton.targets import Launch, Resources, programs_per_sm
 
 GOOD = Resources(
     registers=64,
@@ -21,8 +21,9 @@ GOOD = Resources(
     atomics=0,
     dependent="WRW",
 )
-EXPAND = Launch("expand-h16", SimpleNamespace(), {"BLOCK_M": 16, "DEPENDENT": True}, 4, 2)
-SHRINK = replace(EXPAND, name="shrink-h16")
+EXPAND = Launch("expand-h16", SimpleNamespace(), {}, {"BLOCK_M": 16, "DEPENDENT": True}, 4, 2)
+SHRINK = replace(EXPAND, name="shrink-h16", constants={**EXPAND.constants, "BLOCK_K": 64})
+PRODUCT = replace(SHRINK, name="head_product-h16")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,8 @@ SHRINK = replace(EXPAND, name="shrink-h16")
         (EXPAND, {"dependent": ""}, "not a dependent launch"),
         (SHRINK, {"narrow_async_copies": 2}, "async copies under 16 bytes"),
         (SHRINK, {"async_copies": 0}, "weights not copied asynchronously"),
+        (PRODUCT, {"async_copies": 0}, "weights not copied asynchronously"),
+        (PRODUCT, {"wide_stores": 3}, "narrow stores of the output"),
     ],
 )
 def test_a_fault_is_named(launch: Launch, change: dict[str, object], fault: str):
@@ -55,4 +58,4 @@ def test_a_multiprocessor_holds_what_its_scarcest_resource_allows():
 
 def test_every_table_row_is_compiled_under_a_name_of_its_own():
     names = [launch.name for launch in launches(dependent=False)]
-    assert len(names) == len(set(names)) >= 12
+    assert len(names) == len(set(names)) >= 24

@@ -17,7 +17,12 @@ from tests.kernels.triton.cases import BOUND
 from tests.kernels.triton.roofline import H100, Model, Projection
 from tests.kernels.triton.tuner import Sample
 
-TINY = Model("tiny", 2, (Projection("qkv", 64, (32, 16, 16)), Projection("o", 64, (64,))))
+TINY = Model(
+    "tiny",
+    2,
+    (Projection("qkv", 64, (32, 16, 16)), Projection("o", 64, (64,))),
+    Projection("head", 64, (256,)),
+)
 
 
 PLAIN_IMAGE = ("torch", "torchgen", "triton", "numpy", "tqdm", "typing_extensions")
@@ -75,6 +80,13 @@ def test_a_graph_replayed_for_other_adapters_computes_theirs():
 
 
 @pytest.mark.usefixtures("_eager")
+def test_a_graph_of_both_ends_computes_what_its_slots_are_bound_to_when_it_is_replayed():
+    before = EagerGraph.replays
+    assert gpu.replayed_ends("cpu") < BOUND
+    assert EagerGraph.replays == before + 4
+
+
+@pytest.mark.usefixtures("_eager")
 def test_a_step_runs_every_projection_with_its_adapters_and_without():
     step = step_time.Step(TINY, num_layers=2, num_tokens=5, num_slots=3, rank=8, device="cpu")
     step.seconds(None)
@@ -128,6 +140,8 @@ def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
     stands_in(torch.cuda, "is_available", True)
     stands_in(torch.cuda, "get_device_name", "stand-in")
     stands_in(gpu, "replayed_graph", BOUND / 2)
+    stands_in(gpu, "replayed_ends", BOUND / 2)
+    stands_in(gpu, "end_correctness", [{"error": BOUND / 2}])
     stands_in(gpu, "attempted_end_to_end", {"skipped": "not installed: transformers"})
     stands_in(gpu, "limits_of_device", H100)
     stands_in(gpu, "step_times", [])
@@ -143,9 +157,10 @@ def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
 
 
 def test_correctness_stops_at_its_deadline_and_reports_what_it_did():
-    found = gpu.correctness("cpu", time.monotonic() + 0.5)
-    assert 0 < len(found) < 20
-    assert all(case["error"] < BOUND for case in found)
+    for part in (gpu.correctness, gpu.end_correctness):
+        found = part("cpu", time.monotonic() + 0.5)
+        assert 0 < len(found) < 20
+        assert all(case["error"] < BOUND for case in found)
 
 
 def test_it_plots_what_was_timed_or_that_nothing_was():

@@ -3,7 +3,18 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.triton.plot import line_plot
-from tests.kernels.triton.roofline import LLAMA_8B, Projection, Traffic, base, expand, ratio, shrink, tables
+from tests.kernels.triton.roofline import (
+    LLAMA_8B,
+    Projection,
+    Traffic,
+    base,
+    expand,
+    lookup,
+    own_head,
+    ratio,
+    shrink,
+    tables,
+)
 
 DOCUMENT = Path("docs/kernels.md")
 
@@ -23,9 +34,11 @@ def test_a_launch_moves_its_weights_inputs_and_outputs_once():
         2 * 4 * 16 * 100,
         2 * 4 * 8 * 30,
     )
+    assert lookup(30, traffic).num_bytes == 2 * (4 * 8 + 2 * 8 * 30 + 2 * 4 * 30)
+    assert own_head(projection, traffic).num_bytes == 2 * (2 * 30 * 100 + 4 * 100 + 4 * 30)
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_the_document_shows_the_tables_as_they_are_computed(place: int):
     assert tables()[place] in DOCUMENT.read_text()
 

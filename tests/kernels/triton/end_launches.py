@@ -1,0 +1,79 @@
+"""Every row of the ends' block table as a launch to compile: what `budgets` adds to the projections'."""
+
+from collections.abc import Iterator
+from dataclasses import astuple
+from typing import Any
+
+from kernels.lora.pool import PAGE_ROWS
+from kernels.lora.triton.configs import MAX_RANK, Bounds
+from kernels.lora.triton.ends import expand, lookup, product, shrink
+from kernels.lora.triton.ends.configs import load_end_blocks
+from tests.kernels.triton.targets import Launch
+
+IN_FEATURES = 4096
+TYPES = {
+    **dict.fromkeys(("x", "out"), "*bf16:16"),
+    **dict.fromkeys(("order", "tiles", "num_tiles"), "*i32:16"),
+    **dict.fromkeys(("ids", "ends"), "*i64:16"),
+    **dict.fromkeys(("hidden", "multiplier"), "*fp32:16"),
+    **dict.fromkeys(("width", "in_features", "out_features"), "i32:16"),
+    **dict.fromkeys(("stride_x", "stride_out", "stride_split"), "i32:16"),
+}
+
+
+def end_launches() -> Iterator[Launch]:
+    """One a kernel and table row that differs in more than its grid."""
+    seen = set[str]()
+    for launch in (*_lookups(), *_shrinks(), *_expands(), *_products()):
+        if launch.name not in seen:
+            seen.add(launch.name)
+            yield launch
+
+
+def _lookups() -> Iterator[Launch]:
+    for bounds, row in load_end_blocks().lookup_rows:
+        constants = {"BLOCK_N": row.block_n, "BLOCK_R": row.block_r}
+        yield _launch("lookup", lookup._lookup_kernel, bounds, row, constants)
+
+
+def _shrinks() -> Iterator[Launch]:
+    for bounds, row in load_end_blocks().shrink_rows:
+        constants = {
+            "PAGE": PAGE_ROWS,
+            "RANK": bounds.max_columns or 64,
+            "BLOCK_N": row.block_n,
+            "BLOCK_K": row.block_k,
+            "SPLIT_K": row.split_k,
+            "EVEN_K": IN_FEATURES % row.block_k == 0,
+        }
+        yield _launch("head_shrink", shrink._shrink_kernel, bounds, row, constants)
+
+
+def _expands() -> Iterator[Launch]:
+    splits = {bounds.tile_height: row.split_k for bounds, row in load_end_blocks().shrink_rows}
+    for bounds, row in load_end_blocks().expand_rows:
+        for rank in sorted({bounds.max_rank or max(64, row.block_r), bounds.max_rank or MAX_RANK}):
+            constants = {
+                "PAGE": PAGE_ROWS,
+                "RANK": rank,
+                "BLOCK_N": row.block_n,
+                "BLOCK_R": row.block_r,
+                "SPLIT_K": splits[bounds.tile_height],
+            }
+            yield _launch("head_expand", expand._expand_kernel, bounds, row, constants, rank)
+
+
+def _products() -> Iterator[Launch]:
+    for bounds, row in load_end_blocks().product_rows:
+        even = IN_FEATURES % row.block_k == 0
+        constants = {"BLOCK_N": row.block_n, "BLOCK_K": row.block_k, "EVEN_K": even}
+        yield _launch("head_product", product._product_kernel, bounds, row, constants)
+
+
+def _launch(
+    name: str, kernel: Any, bounds: Bounds, row: Any, constants: dict[str, Any], *numbers: int
+) -> Launch:
+    sizes = "x".join(map(str, (*astuple(row)[:2], *numbers)))
+    constants = {**constants, "BLOCK_M": bounds.tile_height}
+    whole = f"{name}-h{bounds.tile_height}-{sizes}"
+    return Launch(whole, kernel, TYPES, constants, row.num_warps, row.num_stages)
