@@ -21,6 +21,7 @@ EXAMPLES = [
     (errors.Unauthenticated("no key"), "UNAUTHENTICATED", ""),
     (errors.Forbidden("not yours"), "PERMISSION_DENIED", ""),
     (errors.QuotaExceeded("acme", "requests_per_minute", 5, 2.5), "RESOURCE_EXHAUSTED", "QuotaFailure"),
+    (errors.ClientBehind("more than 8 MiB wait"), "RESOURCE_EXHAUSTED", "ErrorInfo"),
     (errors.SourceUnavailable("s3 is away", 3.0), "UNAVAILABLE", "RetryInfo"),
     (errors.NoWorker("none"), "UNAVAILABLE", "RetryInfo"),
     (errors.StoreUnavailable("redis is away"), "UNAVAILABLE", "RetryInfo"),
