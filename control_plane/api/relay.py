@@ -6,8 +6,8 @@ one; the worker's call ends with the client's, however that ends.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import grpc
@@ -16,6 +16,7 @@ from control_plane.access.grants import Grant, GrantSigner
 from control_plane.api.admission import Admission, Admitted
 from control_plane.api.calls import Call, Generate, granted, own_adapter, wanted
 from control_plane.api.channels import Channels, Line
+from control_plane.api.endings import noted
 from control_plane.api.in_flight import InFlight
 from control_plane.api.meter import Meter, completion_bound, prompt_bound
 from control_plane.api.residency import Residency
@@ -23,22 +24,13 @@ from control_plane.api.status import DETAILS_METADATA
 from control_plane.errors import NoWorker
 from control_plane.placement.route import route
 from control_plane.registry.service import Registry
-from control_plane.registry.trials import Ending, Trials
+from control_plane.registry.trials import Trials
 from control_plane.registry.types import Target
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.types import Worker
 
 GRANT = "loraplane-grant"
 REQUEST_ID = "loraplane-request-id"
-# What a request brings about itself says nothing of the revision that it got.
-CALLERS_FAULT = frozenset(
-    {
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
 
 
 @dataclass(slots=True)
@@ -94,7 +86,7 @@ class Relay:
             admission as admitted,
             aclosing(self._forward(request.raw, target, call, max_tokens, admitted)) as messages,
         ):
-            with self._noted(target, meter):
+            with noted(self._trials, target, meter, call):
                 async for message in messages:
                     meter.read(message)
                     if meter.finished:
@@ -117,18 +109,6 @@ class Relay:
 
     async def _target(self, tenant: str, model: str, routing_key: str) -> Target:
         return await self._registry.resolve(tenant, model, self._fleet.base_models(), routing_key)
-
-    @contextmanager
-    def _noted(self, target: Target, meter: Meter) -> Iterator[None]:
-        """Note how the request ended; a client that leaves is no failure."""
-        failed = False
-        try:
-            yield
-        except (NoWorker, grpc.aio.AioRpcError) as error:
-            failed = not isinstance(error, grpc.aio.AioRpcError) or error.code() not in CALLERS_FAULT
-            raise
-        finally:
-            self._trials.note(target, Ending(failed, meter.first_token_s))
 
     async def _forward(
         self, raw: bytes, target: Target, call: Call, max_tokens: int, admitted: Admitted
