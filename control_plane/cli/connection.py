@@ -42,8 +42,8 @@ class TlsFiles:
         """The files that the processes' own settings name."""
         names = ("LORAPLANE_TLS_CA_FILE", "LORAPLANE_TLS_CERT_FILE", "LORAPLANE_TLS_KEY_FILE")
         allowed = environment.get("LORAPLANE_ALLOW_INSECURE", "").lower() in TRUE
-        files = (Path(environment[name]) if environment.get(name) else None for name in names)
-        return cls(*files, allow_insecure=allowed)
+        authority, certificate, key = (Path(environment[n]) if environment.get(n) else None for n in names)
+        return cls(authority, certificate, key, allowed)
 
     def channel(self, endpoint: str, server_name: str = "") -> grpc.Channel:
         """Open a channel; raise OSError when a file cannot be read, PlainTextRefused without any.
