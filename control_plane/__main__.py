@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from control_plane import key_files, logs
 from control_plane.access.keys import Keys
 from control_plane.access.types import Role
-from control_plane.config import ControlSettings
+from control_plane.config import ControlSettings, explained
 from control_plane.errors import ControlError
 from control_plane.running import running
 from control_plane.store.client import connect
@@ -56,7 +56,7 @@ def main() -> int:
     try:
         settings = ControlSettings(_cli_parse_args=True)  # type: ignore[call-arg]
     except ValidationError as error:
-        print(f"control plane does not start: {error}", file=sys.stderr)
+        print(f"control plane does not start: {explained(error)}", file=sys.stderr)
         return 2
     logs.configure(level=settings.log_level, form=settings.log_format)
     with ExitStack() as owned:

@@ -5,12 +5,12 @@ the config file (`redis_url`, in the TOML file that `LORAPLANE_CONFIG` names, de
 `loraplane.toml`), in this order of precedence.
 """
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -19,9 +19,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from control_plane.addresses import is_loopback
 from control_plane.lora_modules import LoraModule, parse_lora_modules
 from control_plane.quotas.types import Limits
 from control_plane.resolvers.settings import ResolverSettings
+from control_plane.store.link import leaves_in_plain_text, masked
 
 
 class ControlSettings(ResolverSettings):
@@ -38,7 +40,9 @@ class ControlSettings(ResolverSettings):
     listen: str = Field(default="127.0.0.1:8470", description="host:port of the gRPC server")
     state_dir: Path = Field(default=Path(".loraplane"), description="where keys and the embedded Valkey are")
     redis_url: str = Field(
-        default="", description="redis://, rediss:// or unix://; default: a Valkey of ours"
+        default="",
+        repr=False,
+        description="rediss:// (TLS), unix://, or redis:// on this machine; default: a Valkey of ours",
     )
     adapter_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="directories adapters may be read from, separated by colons"
@@ -102,7 +106,9 @@ class ControlSettings(ResolverSettings):
     tls_worker_name: str = Field(
         default="", description="name in the workers' certificates; default: the host of their address"
     )
-    allow_insecure: bool = Field(default=False, description="listen beyond this machine without TLS")
+    allow_insecure: bool = Field(
+        default=False, description="listen and reach Redis beyond this machine without TLS"
+    )
     metrics_listen: str = Field(
         default="127.0.0.1:0",
         description="host:port of /metrics for Prometheus, 0: any free port (it is logged); empty: none",
@@ -156,7 +162,24 @@ class ControlSettings(ResolverSettings):
                 f"{field}: {address!r} is reachable from other machines: give tls_cert_file and "
                 "tls_key_file, or set allow_insecure"
             )
+        self._check_redis()
         return self
+
+    def _check_redis(self) -> None:
+        if not self.redis_url:
+            return
+        try:
+            exposed = leaves_in_plain_text(self.redis_url) and not self.allow_insecure
+        except ValueError:
+            # The parser's own text may quote a part of the password.
+            raise ValueError(
+                f"redis_url: {masked(self.redis_url)!r} must be a redis://, rediss:// or unix:// URL"
+            ) from None
+        if exposed:
+            raise ValueError(
+                f"redis_url: {masked(self.redis_url)!r} is beyond this machine and not encrypted: "
+                "give a rediss:// URL, or set allow_insecure"
+            )
 
     @property
     def admin_key_path(self) -> Path:
@@ -187,12 +210,13 @@ class ControlSettings(ResolverSettings):
         )
 
 
-def is_loopback(listen: str) -> bool:
-    """Whether only this machine can reach an address of the form host:port or unix:path."""
-    if listen.startswith("unix:"):
-        return True
-    host = listen.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def explained(error: ValidationError) -> str:
+    """Return what is wrong, a line each; without the other settings, some of which are secrets."""
+    return "\n".join(map(_line, error.errors(include_url=False)))
+
+
+def _line(one: ErrorDetails) -> str:
+    rule = one["msg"].removeprefix("Value error, ")
+    if not one["loc"]:
+        return rule  # of several fields: it names them itself
+    return f"{'.'.join(map(str, one['loc']))}: {one['input']!r}: {rule}"

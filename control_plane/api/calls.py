@@ -1,6 +1,7 @@
 """Calls: a client's request as the relay sees it, and what its target means to those it is passed to."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from control_plane.access.grants import GrantedAdapter
 from control_plane.placement.route import Wanted
@@ -16,6 +17,13 @@ class Call:
     request_id: str
     timeout_s: float | None  # that remain; None: no deadline
     trace: tuple[tuple[str, str], ...] = ()  # W3C trace context, passed on
+    began_s: float = field(default_factory=time.monotonic)
+
+    def is_overdue(self) -> bool:
+        """Whether its client has waited nine tenths of the time it wanted to, or more."""
+        # Not all of it: the client's own clock began before ours, by the way here and by up to 1 % that
+        # gRPC rounds up, and its end of the call looks like any other cancellation.
+        return self.timeout_s is not None and time.monotonic() - self.began_s >= 0.9 * self.timeout_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ worker is tried only before the first message, because after it the client has s
 one; the worker's call ends with the client's, however that ends.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -16,6 +15,7 @@ from control_plane.api.admission import Admission, Admitted
 from control_plane.api.calls import Call, Generate, granted, own_adapter, wanted
 from control_plane.api.carrier import Metadata, Outgoing
 from control_plane.api.channels import Channels
+from control_plane.api.endings import noted
 from control_plane.api.in_flight import InFlight
 from control_plane.api.meter import Meter, completion_bound, prompt_bound
 from control_plane.api.residency import Residency
@@ -23,24 +23,13 @@ from control_plane.api.status import DETAILS_METADATA
 from control_plane.errors import NoWorker
 from control_plane.placement.route import route
 from control_plane.registry.service import Registry
-from control_plane.registry.trials import Ending, Trials
+from control_plane.registry.trials import Trials
 from control_plane.registry.types import Target
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.types import Worker
 
 GRANT = "loraplane-grant"
 REQUEST_ID = "loraplane-request-id"
-# What a request brings about itself says nothing of the revision that it got.
-CALLERS_FAULT = frozenset(
-    {
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
-
-
 Write = Callable[[bytes], Awaitable[object]]
 
 
@@ -112,7 +101,7 @@ class Relay:
             owner=target.adapter.key.tenant if target.adapter else "",
         )
         async with admission as admitted:
-            with self._noted(target, meter):
+            with noted(self._trials, target, meter, call):
                 delivery = _Delivery(meter, admitted, write)
                 await self._forward(request.raw, target, call, max_tokens, delivery)
 
@@ -131,18 +120,6 @@ class Relay:
 
     async def _target(self, tenant: str, model: str, routing_key: str) -> Target:
         return await self._registry.resolve(tenant, model, self._fleet.base_models(), routing_key)
-
-    @contextmanager
-    def _noted(self, target: Target, meter: Meter) -> Iterator[None]:
-        """Note how the request ended; a client that leaves is no failure."""
-        failed = False
-        try:
-            yield
-        except (NoWorker, grpc.aio.AioRpcError) as error:
-            failed = not isinstance(error, grpc.aio.AioRpcError) or error.code() not in CALLERS_FAULT
-            raise
-        finally:
-            self._trials.note(target, Ending(failed, meter.first_token_s))
 
     async def _forward(
         self, raw: bytes, target: Target, call: Call, max_tokens: int, delivery: _Delivery

@@ -67,6 +67,17 @@ _SHARED: dict[str, tuple[object, object]] = {
     "tls_ca_file": (None, _pem("LORAPLANE_TLS_CA_FILE", "certificates of whom to trust; with it, TLS")),
     "tls_cert_file": (None, _pem("LORAPLANE_TLS_CERT_FILE", "certificate to show (mutual TLS)")),
     "tls_key_file": (None, _pem("LORAPLANE_TLS_KEY_FILE", "its private key")),
+    "allow_insecure": (
+        False,
+        Annotated[
+            bool,
+            typer.Option(
+                "--allow-insecure",
+                envvar="LORAPLANE_ALLOW_INSECURE",
+                help="send key and prompts in plain text beyond this machine too",
+            ),
+        ],
+    ),
 }
 
 

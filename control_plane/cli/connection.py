@@ -10,9 +10,22 @@ from pathlib import Path
 
 import grpc
 
+from control_plane.addresses import is_loopback
+
 DEFAULT_ENDPOINT = "127.0.0.1:8470"
 DEFAULT_STATE_DIR = Path(".loraplane")
 CLIENT_FILE = "client.json"
+TRUE = frozenset({"1", "true", "yes", "on", "t", "y"})  # as the settings of the processes read it
+
+
+class PlainTextRefused(OSError):
+    """A key would travel to another machine unencrypted."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(
+            f"{endpoint!r} is beyond this machine and would get keys and prompts in plain text: give "
+            "--tls-ca-file (LORAPLANE_TLS_CA_FILE), or --allow-insecure (LORAPLANE_ALLOW_INSECURE)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +35,24 @@ class TlsFiles:
     authority: Path | None = None
     certificate: Path | None = None
     private_key: Path | None = None
+    allow_insecure: bool = False  # plain text beyond this machine too
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "TlsFiles":
         """The files that the processes' own settings name."""
         names = ("LORAPLANE_TLS_CA_FILE", "LORAPLANE_TLS_CERT_FILE", "LORAPLANE_TLS_KEY_FILE")
-        return cls(*(Path(environment[name]) if environment.get(name) else None for name in names))
+        allowed = environment.get("LORAPLANE_ALLOW_INSECURE", "").lower() in TRUE
+        authority, certificate, key = (Path(environment[n]) if environment.get(n) else None for n in names)
+        return cls(authority, certificate, key, allowed)
 
     def channel(self, endpoint: str, server_name: str = "") -> grpc.Channel:
-        """Open a channel; raise OSError when a file cannot be read.
+        """Open a channel; raise OSError when a file cannot be read, PlainTextRefused without any.
 
         `server_name` is the name in the certificate when it is not the endpoint's host.
         """
         if self.authority is None:
+            if not (self.allow_insecure or is_loopback(endpoint)):
+                raise PlainTextRefused(endpoint)
             return grpc.insecure_channel(endpoint)
         pair: tuple[bytes | None, bytes | None] = (None, None)
         if self.certificate is not None and self.private_key is not None:

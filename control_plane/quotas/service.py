@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from control_plane.errors import InvalidArgument, QuotaExceeded
 from control_plane.quotas.store import LimitsStore
-from control_plane.quotas.types import Limits, Quota, Reservation, Usage
+from control_plane.quotas.types import OF_REGISTRY, Limits, Quota, Reservation, Usage
 from control_plane.registry.names import check_name
 from control_plane.store import keys
 from control_plane.store.script import Script
@@ -55,6 +55,8 @@ class Quotas:
     async def set(self, quota: Quota) -> Quota:
         """Replace a tenant's (or one adapter's) limits as a whole, from the next request on."""
         _check_scope(quota.tenant, quota.adapter)
+        if quota.adapter:
+            _check_of_adapter(quota.limits)
         await self._limits.put(quota)
         return quota
 
@@ -170,6 +172,12 @@ def _retry_after_s(limit: str, maximum: int, wait_us: str) -> float | None:
     if wait_us:
         return int(wait_us) / 1e6
     return CONCURRENCY_RETRY_S if limit == "concurrent_requests" and maximum > 0 else None
+
+
+def _check_of_adapter(limits: Limits) -> None:
+    for name in sorted(OF_REGISTRY):
+        if (limit := getattr(limits, name)) is not None:
+            raise InvalidArgument(f"limits.{name}", limit, "is a limit of tenants, not of one adapter")
 
 
 def _check_scope(tenant: str, adapter: str) -> None:

@@ -17,11 +17,12 @@ class Limits:
 
     def arguments(self) -> tuple[str, ...]:
         """Those that scripts check for requests, in the order of scope.lua's LIMITS; '' for no limit."""
-        checked = (getattr(self, field.name) for field in fields(self) if field.name not in _OF_REGISTRY)
+        checked = (getattr(self, field.name) for field in fields(self) if field.name not in OF_REGISTRY)
         return tuple("" if limit is None else str(limit) for limit in checked)
 
 
-_OF_REGISTRY = frozenset({"registered_adapters", "adapter_bytes"})
+# Of what a tenant registers: enforced by the registry, and no limits of one adapter.
+OF_REGISTRY = frozenset({"registered_adapters", "adapter_bytes"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ starts anew.
 import asyncio
 from collections.abc import Sequence
 
-from control_plane.errors import InvalidArgument, NotFound, NoWorker, Refused
+from control_plane.errors import InvalidArgument, NotFound, NoWorker, Refused, StoreUnavailable
 from control_plane.placement import commands
 from control_plane.placement.commands import Command
 from control_plane.placement.plan import holders
@@ -89,7 +89,8 @@ class Operator:
     async def _report(self, worker: Worker, command: Command) -> Report:
         try:
             outcome = await self._dispatcher.send(command, fencing_token=self._leadership.token)
-        except NoWorker as error:
+        except (NoWorker, StoreUnavailable) as error:
+            # The other workers' answers are there: one lost letter to a replica must not take them along.
             outcome = Outcome(ok=False, reason=str(error))
         return Report(worker.worker_id, outcome)
 

@@ -9,6 +9,7 @@ new tokens, `dr` of a grant that a client brings by itself {i, p} (instance, mos
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jwt
 
@@ -38,7 +39,7 @@ class Grant:
     tenant: str
     base_model: str
     adapter: AdapterSource | None
-    max_tokens: int | None
+    max_tokens: int
     expires_s: float = 0.0  # Unix time
     direct: DirectGrant | None = None  # None: the control plane brought it
 
@@ -74,7 +75,7 @@ class GrantVerifier:
                 algorithms=["EdDSA"],
                 audience=AUDIENCE,
                 leeway=LEEWAY_S,
-                options={"require": ["exp", "jti", "sub", "wid"]},
+                options={"require": ["exp", "jti", "sub", "wid", "base", "mx"]},
             )
         except KeyError:
             raise GrantRefused("the grant is signed with a key this worker does not know") from None
@@ -82,12 +83,18 @@ class GrantVerifier:
             raise GrantRefused(f"the grant is not valid: {error}") from error
         if claims["wid"] != self._worker_id:
             raise GrantRefused(f"the grant is for worker {claims['wid']!r}, not {self._worker_id!r}")
+        try:
+            return self._grant(token, claims)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise GrantRefused("the grant is not valid: a claim is malformed") from error
+
+    def _grant(self, token: str, claims: Mapping[str, Any]) -> Grant:
         return Grant(
             request_id=claims["jti"],
             tenant=claims["sub"],
-            base_model=claims.get("base", ""),
+            base_model=claims["base"],
             adapter=_adapter(claims.get("ad")),
-            max_tokens=claims.get("mx"),
+            max_tokens=_count(claims["mx"]),
             expires_s=float(claims["exp"]),
             direct=self._direct(token, claims.get("dr")),
         )
@@ -98,7 +105,7 @@ class GrantVerifier:
         # Which grants were used is forgotten at a restart, so one of before could be used again.
         if claim["i"] != self._instance_id:
             raise GrantRefused("the grant is for this worker before its restart: ask for another")
-        return DirectGrant(token, int(str(claim["p"])))
+        return DirectGrant(token, _count(claim["p"]))
 
 
 def token_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
@@ -118,3 +125,9 @@ def _adapter(claim: Mapping[str, object] | None) -> AdapterSource | None:
         ),
         uri=str(claim["s"]),
     )
+
+
+def _count(claim: object) -> int:
+    if type(claim) is not int or claim < 0:
+        raise ValueError("not a count")
+    return claim

@@ -35,6 +35,7 @@ class Script:
 
     num_tokens: int = 3
     hold_after: int | None = None  # send so many deltas, then wait until cancelled
+    load_s: float = 0.0  # what its receipts say that loading took
     refuse: Callable[[sync.Command], sync.Nack | None] = lambda command: None
     answers: bool = True  # commands at all
     reports: bool = True  # heartbeats at all
@@ -345,6 +346,7 @@ async def answer(
                 revision=adapter["r"] if adapter else 0,
                 prompt_tokens=5,
                 tier=tier,
+                load_s=script.load_s,
             )
         )
         for number in range(script.num_tokens):

@@ -8,40 +8,41 @@ import asyncio
 import random
 import secrets
 import time
-from contextlib import suppress
 
 import grpc
 import pytest
 
 from protos.access.v1 import access_pb2, access_pb2_grpc
-from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.quota.v1 import quota_pb2 as quota
 from protos.registry.v1 import registry_pb2 as registry
 from tests.data_plane.world import sha256sum_digest
 from tests.integration.acknowledged import Acknowledged
 from tests.integration.chaos import Chaos, any_client
+from tests.integration.concurrency import Most
 from tests.integration.pairs import two_of_each
 from tests.integration.stack import Stack
 from tests.integration.traffic import Caller, Outcome, Traffic
 
 pytestmark = pytest.mark.processes
 RESERVATION_TTL_S = 12.0  # well above a pause and the time between two renewals
-REQUESTS_PER_MINUTE, CONCURRENT, REGISTERED = 60, 2, 3
+REQUESTS_PER_MINUTE, CONCURRENT, TOKENS_PER_MINUTE, REGISTERED = 60, 2, 600, 3
 LIMITS = {
     "t0": quota.Limits(requests_per_minute=REQUESTS_PER_MINUTE),
     "t1": quota.Limits(concurrent_requests=CONCURRENT),
     "t2": quota.Limits(),
+    "t3": quota.Limits(tokens_per_minute=TOKENS_PER_MINUTE),
     "t8": quota.Limits(registered_adapters=REGISTERED),
 }
-OWNERS = {0: "t0", 1: "t0", 2: "t0", 3: "t1", 4: "t1", 5: "t2", 6: "t2", 7: "t2"}
-CLIENTS = {"t0": 3, "t1": 4, "t2": 3}
+OWNERS = {0: "t0", 1: "t0", 2: "t3", 3: "t1", 4: "t1", 5: "t2", 6: "t2", 7: "t2"}
+CLIENTS = {"t0": 3, "t1": 4, "t2": 3, "t3": 2}
+HELD_TO = {"t0": "requests_per_minute", "t1": "concurrent_requests", "t3": "tokens_per_minute"}
 REFUSED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 @pytest.mark.parametrize(
-    "duration_s", [pytest.param(10.0, id="short"), pytest.param(540.0, id="long", marks=pytest.mark.slow)]
+    "duration_s", [pytest.param(10.0, id="short"), pytest.param(600.0, id="long", marks=pytest.mark.slow)]
 )
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 async def test_nothing_acknowledged_is_lost_and_no_answer_is_wrong(tiny, tmp_path, duration_s):
     seed = secrets.randbits(32)
     print(f"\nseed {seed}")
@@ -62,19 +63,18 @@ async def test_nothing_acknowledged_is_lost_and_no_answer_is_wrong(tiny, tmp_pat
                     tasks.create_task(traffic.client(caller))
             tasks.create_task(operator.run())
             tasks.create_task(register_too_many(operator))
-            most = Most()
-            watching = [tasks.create_task(most.watch(stack, index)) for index in range(2)]
+            most = Most("t1")
+            watching = tasks.create_task(most.watch(stack))
             await chaos.run(duration_s)
             traffic.stop()
             operator.stop()
-            for task in watching:
-                task.cancel()
+            watching.cancel()
         elapsed_s = time.monotonic() - began_s
         tell(chaos, traffic.outcomes, operator)
         await chaos.whole()
         check_ends(traffic.outcomes)
         check_tokens(traffic.outcomes, tiny)
-        check_rate(traffic.outcomes, elapsed_s)
+        check_rates(traffic.outcomes, elapsed_s)
         assert 0 < most.concurrent <= CONCURRENT
         async with any_client(stack) as client:
             await check_acknowledged(client, operator)
@@ -82,30 +82,6 @@ async def test_nothing_acknowledged_is_lost_and_no_answer_is_wrong(tiny, tmp_pat
         await check_last_words(stack, callers)
         for process in (*stack.control_planes, *stack.workers):
             process.check_alive()
-
-
-class Most:
-    """The most requests of t1 that one worker ever computed at once, as workers report it.
-
-    What clients see is no measure: tokens wait in a busy client's sockets long after their request ended.
-    """
-
-    def __init__(self) -> None:
-        self.concurrent = 0
-
-    async def watch(self, stack: Stack, index: int) -> None:
-        """Read every report that a replica passes on, until cancelled."""
-        while True:
-            async with stack.client(index) as client:
-                with suppress(grpc.aio.AioRpcError):
-                    watch = client.fleet.WatchWorkers(
-                        fleet.WatchWorkersRequest(), metadata=client.metadata, wait_for_ready=True
-                    )
-                    async for event in watch:
-                        held = event.worker.status.adapters
-                        running = sum(adapter.leases for adapter in held if adapter.tenant == "t1")
-                        self.concurrent = max(self.concurrent, running)
-            await asyncio.sleep(0.1)
 
 
 async def make_tenant(stack: Stack, tenant: str) -> Caller:
@@ -167,12 +143,17 @@ def check_tokens(outcomes: list[Outcome], tiny) -> None:
         assert tokens == tiny.oracle.greedy(list(outcome.prompt), source, 24)[: len(tokens)], outcome
 
 
-def check_rate(outcomes: list[Outcome], elapsed_s: float) -> None:
-    by_tenant = {
-        tenant: [o for o in outcomes if o.caller.tenant == tenant and o.started] for tenant in CLIENTS
-    }
-    assert len(by_tenant["t0"]) <= REQUESTS_PER_MINUTE * (1 + elapsed_s / 60) + 1
-    assert by_tenant["t2"], "some were served"
+def check_rates(outcomes: list[Outcome], elapsed_s: float) -> None:
+    """No more than the limits was let through, and each limit had something to refuse."""
+    started = {tenant: [o for o in outcomes if o.caller.tenant == tenant and o.started] for tenant in CLIENTS}
+    minutes = 1 + elapsed_s / 60
+    assert len(started["t0"]) <= REQUESTS_PER_MINUTE * minutes + 1
+    tokens = sum(len(o.prompt) + len(o.answer.token_ids) for o in started["t3"])
+    assert tokens <= TOKENS_PER_MINUTE * minutes + 1
+    assert started["t2"], "some were served"
+    for tenant, limit in HELD_TO.items():
+        refused = [o for o in outcomes if o.caller.tenant == tenant and limit in o.details]
+        assert {o.code for o in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}, tenant
 
 
 async def check_acknowledged(client, operator: Acknowledged) -> None:

@@ -30,10 +30,13 @@ class Quota(_message.Message):
     tenant: _builtins.str
     """The tenant."""
     adapter: _builtins.str
-    """If set, limits of this one adapter, beside the tenant's own."""
+    """If set, limits of this one adapter, beside the tenant's own. Those of requests and tokens bind the
+    tenant's own requests; another tenant's, with whom it is shared, only that tenant's limits. Those of
+    slots and cold loads count for the owner, whoever asks.
+    """
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """The limits."""
+        """The limits. Of one adapter: not those of what is registered."""
 
     def __init__(
         self,
@@ -70,9 +73,9 @@ class Limits(_message.Message):
     concurrent_requests: _builtins.int
     """Requests in flight."""
     registered_adapters: _builtins.int
-    """Adapters registered."""
+    """Adapters registered; of tenants alone."""
     adapter_bytes: _builtins.int
-    """Bytes of the weight files of registered adapters."""
+    """Bytes of the weight files of registered adapters; of tenants alone."""
     resident_slots: _builtins.int
     """Slots held at once, over all workers."""
     cold_loads_per_minute: _builtins.int

@@ -5,6 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from redis.asyncio import Redis
 
 from control_plane.access.types import Role
@@ -20,7 +22,7 @@ from protos.quota.v1 import quota_pb2
 from protos.registry.v1 import registry_pb2
 from protos.sync.v1 import sync_pb2
 from tests.control_plane.adapter_files import write_adapter
-from tests.control_plane.replica import Replica, details, replica
+from tests.control_plane.replica import Replica, replica
 
 MODULES = (access_pb2, fleet_pb2, inference_pb2, quota_pb2, registry_pb2, sync_pb2)
 SERVED = {
@@ -109,29 +111,54 @@ async def test_no_key_or_an_unknown_one_is_unauthenticated(
             assert await _code(control, method, metadata) is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_tenant_admin_is_confined_to_its_tenant(redis: Redis, tmp_path: Path) -> None:
+def naming_a_tenant() -> dict[str, Message]:
+    """For every method whose request names a tenant, at whatever depth: one that names globex."""
+    requests = {}
+    for module in MODULES:
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                request = GetMessageClass(method.input_type)()
+                if method.name == "CreateKey":
+                    request.role = access_pb2.ROLE_INFERENCE  # the one that a tenant's key may make
+                if name_globex(request):
+                    requests[f"/{service.full_name}/{method.name}"] = request
+    return requests
+
+
+def name_globex(message: Message) -> bool:
+    """Set every field `tenant` of it and of what it holds; False when there is none."""
+    found = False
+    for field in message.DESCRIPTOR.fields:
+        if field.name == "tenant":
+            message.tenant = "globex"  # type: ignore[attr-defined]
+            found = True
+        elif field.name == "name":
+            message.name = "x"  # type: ignore[attr-defined]
+        elif field.message_type is not None and not field.is_repeated:
+            held = type(getattr(message, field.name))()
+            if name_globex(held):
+                getattr(message, field.name).CopyFrom(held)
+                found = True
+    return found
+
+
+async def test_every_method_that_names_a_tenant_confines_all_but_administrators_to_their_own(
+    redis: Redis, tmp_path: Path
+) -> None:
+    requests = naming_a_tenant()
+    assert requests.keys() >= ADAPTER_CHANGES
     async with replica(redis, tmp_path) as control:
-        calls = [
-            control.registry.GetAdapter(
-                registry_pb2.GetAdapterRequest(tenant="globex", name="x"), metadata=control.as_("acme")
-            ),
-            control.registry.ListAdapters(
-                registry_pb2.ListAdaptersRequest(tenant="globex"), metadata=control.as_("acme")
-            ),
-            control.registry.DeleteAdapter(
-                registry_pb2.DeleteAdapterRequest(tenant="globex", name="x"), metadata=control.as_("acme")
-            ),
-            control.quotas.GetUsage(quota_pb2.GetUsageRequest(tenant="globex"), metadata=control.as_("acme")),
-            control.quotas.GetQuota(quota_pb2.GetQuotaRequest(tenant="globex"), metadata=control.as_("acme")),
-            control.access.ListKeys(
-                access_pb2.ListKeysRequest(tenant="globex"), metadata=control.as_("acme")
-            ),
-        ]
-        for call in calls:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await call
-            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-            assert details(caught.value)["ErrorInfo"].reason == "Forbidden"
+        tried = set()
+        for method, request in requests.items():
+            for role in ROLES[method] & {Role.TENANT_ADMIN, Role.INFERENCE}:
+                call = control.channel.stream_stream(method, None, None)(
+                    iter([request.SerializeToString()]), metadata=control.as_(KEYS[role]), timeout=5
+                )
+                assert await call.code() is grpc.StatusCode.PERMISSION_DENIED, method
+                assert await call.details() == "the key belongs to another tenant than 'globex'", method
+                tried.add(method)
+    # What no tenant's key may call at all the table of roles refuses.
+    assert {method for method in requests if Role.TENANT_ADMIN in ROLES[method]} == tried
 
 
 async def test_a_tenant_reads_of_another_what_is_shared_with_it_and_changes_nothing_of_it(

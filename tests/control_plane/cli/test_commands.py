@@ -38,6 +38,7 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self.metadata: list[dict[str, str]] = []
         self.failure: status_pb2.Status | None = None
         self.reports = pb.WorkerReports()
+        self.worker = ""  # whom Route names; empty: this one
 
     def _take(self, request, context) -> None:
         self.requests.append(request)
@@ -65,7 +66,7 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
 
     def Route(self, request, context):
         self._take(request, context)
-        return inference_pb2.RouteResponse(address=f"127.0.0.1:{self.port}", grant="signed")
+        return inference_pb2.RouteResponse(address=self.worker or f"127.0.0.1:{self.port}", grant="signed")
 
     def Generate(self, request, context):
         self._take(request, context)
@@ -239,3 +240,31 @@ def test_a_direct_generation_takes_its_grant_and_no_key_to_the_worker(api, run):
     assert of_route["authorization"] == "Bearer lp_secret"
     assert of_generate["loraplane-grant"] == "signed"
     assert "authorization" not in of_generate
+
+
+@pytest.mark.parametrize("endpoint", ["10.0.0.1:8470", "example.org:8470", "dns:///example.org:8470"])
+def test_a_key_is_not_sent_beyond_this_machine_in_plain_text_unless_that_is_said(run, monkeypatch, endpoint):
+    dialed = []
+
+    def dial(endpoint: str) -> grpc.Channel:
+        dialed.append(endpoint)
+        raise OSError("dialed")
+
+    monkeypatch.setattr(grpc, "insecure_channel", dial)
+    refused = run("adapter", "list", "--endpoint", endpoint)
+    assert (refused.exit_code, dialed) == (1, [])
+    assert len(refused.stderr.splitlines()) == 1
+    assert endpoint in refused.stderr
+    assert "--tls-ca-file" in refused.stderr
+    assert "LORAPLANE_ALLOW_INSECURE" in refused.stderr
+    run("adapter", "list", "--endpoint", endpoint, "--allow-insecure")
+    monkeypatch.setenv("LORAPLANE_ALLOW_INSECURE", "true")
+    run("adapter", "list", "--endpoint", endpoint)
+    assert dialed == [endpoint, endpoint]
+
+
+def test_a_grant_is_not_sent_beyond_this_machine_in_plain_text(api, run):
+    api.worker = "10.0.0.1:8480"
+    refused = run("generate", "acme/pirate", "hi", "--direct")
+    assert refused.exit_code == 1
+    assert "'10.0.0.1:8480' is beyond this machine" in refused.stderr

@@ -24,10 +24,12 @@ async def limit(quotas: Quotas, adapter: str = "", **limits: int) -> None:
     await quotas.set(Quota(tenant="acme", adapter=adapter, limits=Limits(**limits)))
 
 
-async def admitted(quotas: Quotas, count: int, tokens: int = 1, adapter: str = "") -> list[Reservation]:
+async def admitted(
+    quotas: Quotas, count: int, tokens: int = 1, adapter: str = "", prefix: str = "r"
+) -> list[Reservation]:
     """Reserve many at once and return those that were admitted."""
     results = await asyncio.gather(
-        *(quotas.reserve("acme", f"r-{number}", tokens, adapter) for number in range(count)),
+        *(quotas.reserve("acme", f"{prefix}-{number}", tokens, adapter) for number in range(count)),
         return_exceptions=True,
     )
     for result in results:
@@ -62,6 +64,10 @@ async def test_limits_are_replaced_as_a_whole_and_deleted_to_the_defaults(quotas
         ("tenant", Quota(tenant="A B", limits=Limits())),
         ("adapter", Quota(tenant="acme", adapter="A/B", limits=Limits())),
         ("limits.tokens_per_minute", Quota(tenant="acme", limits=Limits(tokens_per_minute=-1))),
+        *(
+            (f"limits.{name}", Quota(tenant="acme", adapter="bot", limits=Limits(**{name: 1})))
+            for name in ("registered_adapters", "adapter_bytes")
+        ),
     ],
 )
 async def test_a_bad_quota_is_refused_by_field(quotas: Quotas, field: str, quota: Quota) -> None:
@@ -254,6 +260,21 @@ async def test_an_adapters_own_limits_hold_beside_its_tenants(quotas: Quotas) ->
     for reservation in [*of_bot, *others]:
         await quotas.release(reservation)
     await quotas.reserve("acme", "all-of-bot's", 100, adapter="bot")
+
+
+@pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute", "concurrent_requests"])
+async def test_an_adapters_limit_of_6_admits_exactly_6_at_once_and_binds_no_other_adapter(
+    quotas: Quotas, name: str
+) -> None:
+    await limit(quotas)
+    await limit(quotas, "bot", **{name: 6})
+    of_bot, others = await asyncio.gather(
+        admitted(quotas, 50, adapter="bot"), admitted(quotas, 50, adapter="other", prefix="o")
+    )
+    assert (len(of_bot), len(others)) == (6, 50)
+    with pytest.raises(QuotaExceeded) as refused:
+        await quotas.reserve("acme", "late", 1, "bot")
+    assert (refused.value.limit, refused.value.maximum) == (name, 6)
 
 
 async def test_tenants_do_not_share_limits(quotas: Quotas) -> None:

@@ -117,6 +117,21 @@ async def test_loads_are_charged_once_a_place_and_refused_over_the_limit(
     await slots.claim(wish("c", "r-5", cold=False))
 
 
+async def test_an_adapters_own_limit_of_loads_binds_it_on_every_worker_and_no_other_adapter(
+    slots: SlotClaims, quotas: Quotas
+) -> None:
+    await limit(quotas, "bot", cold_loads_per_minute=5)
+    wanted = [
+        wish(name, f"{name}-{n}", worker=f"w-{n}", cold=True) for name in ("bot", "b") for n in range(20)
+    ]
+    results = await asyncio.gather(*map(slots.claim, wanted), return_exceptions=True)
+    claimed = [one.wish.adapter for one in results if isinstance(one, Claim)]
+    assert (claimed.count("bot"), claimed.count("b")) == (5, 20)
+    refused = [one for one in results if isinstance(one, QuotaExceeded)]
+    assert len(refused) == 15
+    assert {one.limit for one in refused} == {"cold_loads_per_minute"}
+
+
 async def test_a_load_that_was_not_needed_comes_back_and_one_that_was_is_owed(
     slots: SlotClaims, quotas: Quotas
 ) -> None:

@@ -1,13 +1,15 @@
 """Two replicas on one Redis: one leads, both serve."""
 
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 
+from control_plane.errors import StoreUnavailable
 from control_plane.placement.commands import Command, Evict
 from control_plane.quotas.types import Limits, Quota
 from control_plane.registry.types import AdapterKey
-from control_plane.store.client import connect
+from control_plane.store.client import StoreClient, connect
 from control_plane.store.valkey import EmbeddedValkey
 from control_plane.workers import keys
 from protos.inference.v1 import inference_pb2
@@ -47,6 +49,40 @@ async def test_leader_commands_a_worker_whose_stream_another_replica_has(
             )
             assert [report.ok for report in answer.reports] == [True]
             assert worker.verbs() == ["load", "evict"]
+
+
+class LosesLetters(StoreClient):
+    """A client whose letters to other replicas are lost once it is told so."""
+
+    losing = False
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.losing and args[0] == "XADD" and str(args[1]).startswith(keys.inbox("")):
+            raise StoreUnavailable("Redis gave no answer to XADD")
+        return await super().execute_command(*args, **options)
+
+
+async def test_a_lost_letter_to_one_worker_takes_no_other_workers_answer_along(
+    redis: Redis, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    client = LosesLetters.from_pool(connect(valkey.url).connection_pool)
+    async with (
+        replica(client, tmp_path, num_holders=0) as one,
+        replica(redis, tmp_path, num_holders=0) as other,
+        one.worker("worker-0").run() as near,
+        other.worker("worker-1").run(),
+    ):
+        await ready(one, "worker-0", "worker-1")
+        digest = await register(one, tmp_path)
+        client.losing = True
+        request = pb.LoadAdapterRequest(name="bot", worker_ids=["worker-0", "worker-1"])
+        answer = await one.registry.LoadAdapter(request, metadata=one.as_("acme"))
+        client.losing = False
+        reports = {report.worker_id: report for report in answer.reports}
+        assert reports["worker-0"].ok
+        assert digest in near.held
+        assert not reports["worker-1"].ok
+        assert "XADD" in reports["worker-1"].reason
 
 
 async def test_inference_and_quotas_work_through_the_replica_without_the_stream(

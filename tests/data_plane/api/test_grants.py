@@ -66,7 +66,21 @@ def test_a_grant_without_an_adapter_is_for_the_base_model(verifier):
         (lambda: token(kid="k2"), "does not know"),
         (lambda: token(key=Ed25519PrivateKey.generate()), "ignature"),
         (lambda: token(key="shared secret" * 4, algorithm="HS256"), "not valid"),
-        (lambda: token(jti=None), "jti"),
+        *(
+            (lambda name=name: token(**{name: None}), f'"{name}"')
+            for name in ("jti", "sub", "wid", "base", "exp", "mx")
+        ),
+        (lambda: token(nbf=time.time() + 60), "not yet valid"),
+        (lambda: token(iat=time.time() + 60), "not yet valid"),
+        *((lambda value=value: token(mx=value), "malformed") for value in (-1, True, 1.5, "10", [10], 1e400)),
+        *(
+            (lambda value=value: token(ad=value), "malformed")
+            for value in ("pirate", 7, [], ["t"], {}, ADAPTER | {"r": "two"}, {"t": "acme"})
+        ),
+        *(
+            (lambda value=value: token(dr=value), "malformed")
+            for value in ("i", {"i": ""}, {"i": "", "p": -1}, {"i": "", "p": "8"})
+        ),
     ],
 )
 def test_anything_else_is_refused(verifier, bad, why):
