@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 
 from control_plane.api import convert
 from control_plane.api.caller import Context, borrowing_tenant, is_confined, tenant_of, tenant_or_all
-from control_plane.registry.changes import AdapterChange, ChangeKind
 from control_plane.registry.service import Registry
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, ReloadPolicy, as_shared_with
 from control_plane.workers.fleet import Fleet
@@ -130,9 +129,8 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         """Stream changes of one tenant, or of all."""
         tenant = tenant_or_all(request.tenant)
         after = convert.resource_version(request.resource_version)
-        async for change in _watched(self._registry, after):
-            if tenant in (None, change.adapter.key.tenant):
-                yield convert.change_to_proto(change)
+        async for watched in self._registry.watch(tenant, after):
+            yield convert.change_to_proto(watched)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.WorkerReports:
         """Load on workers now."""
@@ -161,13 +159,3 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
 
 def _key(tenant: str, name: str) -> AdapterKey:
     return AdapterKey(tenant_of(tenant), name)
-
-
-async def _watched(registry: Registry, after: int | None) -> AsyncIterator[AdapterChange]:
-    """Changes after a version, or the present state and then changes."""
-    if after is None:
-        after = await registry.version()
-        async for adapter in registry.all():
-            yield AdapterChange(ChangeKind.ADDED, adapter)
-    async for change in registry.changes(after):
-        yield change
