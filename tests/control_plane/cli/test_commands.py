@@ -38,6 +38,7 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self.metadata: list[dict[str, str]] = []
         self.failure: status_pb2.Status | None = None
         self.reports = pb.WorkerReports()
+        self.breaks = False  # a watch, when it has shown what it has
 
     def _take(self, request, context) -> None:
         self.requests.append(request)
@@ -59,9 +60,39 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self._take(request, context)
         return PIRATE
 
+    def LoadAdapter(self, request, context):
+        self._take(request, context)
+        return self.reports
+
+    def Rollback(self, request, context):
+        self._take(request, context)
+        return PIRATE
+
     def EvictAdapter(self, request, context):
         self._take(request, context)
         return self.reports
+
+    def WatchAdapters(self, request, context):
+        self._take(request, context)
+        yield pb.AdapterEvent(type=pb.AdapterEvent.TYPE_ADDED, adapter=PIRATE)
+        yield pb.AdapterEvent(type=pb.AdapterEvent.TYPE_ADDED, adapter=PIRATE, resume_version="41")
+        yield pb.AdapterEvent(
+            type=pb.AdapterEvent.TYPE_DELETED, adapter=pb.Adapter(**_second()), resume_version="42"
+        )
+        if self.breaks:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server goes away")
+
+    def ListModels(self, request, context):
+        self._take(request, context)
+        if not request.page_token:
+            base = inference_pb2.Model(id="smollm2", root="/models/smollm2")
+            return inference_pb2.ListModelsResponse(models=[base], next_page_token="smollm2")
+        adapter = inference_pb2.Model(id="pirate", parent="smollm2", revision=2, created_unix_s=86400)
+        return inference_pb2.ListModelsResponse(models=[adapter])
+
+    def Tokenize(self, request, context):
+        self._take(request, context)
+        return inference_pb2.TokenizeResponse(token_ids=[7, 8, 9], max_model_len=2048)
 
     def Route(self, request, context):
         self._take(request, context)
@@ -239,3 +270,52 @@ def test_a_direct_generation_takes_its_grant_and_no_key_to_the_worker(api, run):
     assert of_route["authorization"] == "Bearer lp_secret"
     assert of_generate["loraplane-grant"] == "signed"
     assert "authorization" not in of_generate
+
+
+def test_a_watch_is_a_line_an_event_with_the_version_of_each(api, run):
+    result = run("adapter", "watch", "--tenant", "acme", "--from-version", "17")
+    assert (api.requests[0].tenant, api.requests[0].resource_version) == ("acme", "17")
+    head, *lines = [line.split() for line in result.stdout.splitlines()]
+    assert head == ["version", "change", "adapter", "revision", "digest", "state"]
+    assert [line[:3] for line in lines] == [
+        ["added", "acme/pirate", "2"],
+        ["added", "acme/pirate", "2"],
+        ["deleted", "globex/legalese", "1"],
+    ]
+
+
+def test_a_watch_that_breaks_says_from_where_to_go_on(api, run):
+    api.breaks = True
+    result = run("adapter", "watch", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "go on with --from-version 42"
+    assert result.stderr.splitlines()[1].startswith("error: UNAVAILABLE: the server goes away")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["resume_version"] for event in events] == ["", "41", "42"]
+
+
+def test_models_of_every_page_are_listed_with_their_lineage(run):
+    base, adapter = [line.split() for line in run("models").stdout.splitlines()[1:]]
+    assert base[:2] == ["smollm2", "/models/smollm2"]
+    assert adapter == ["pirate", "smollm2", "2", "1970-01-02", "00:00:00Z"]
+    assert [model["id"] for model in json.loads(run("models", "--json").stdout)["models"]] == [
+        "smollm2",
+        "pirate",
+    ]
+
+
+def test_tokens_of_a_prompt_are_printed_or_counted(api, run):
+    result = run("tokenize", "pirate", "hi", "--system", "be brief")
+    assert result.stdout == "7 8 9\n"
+    assert "3 tokens; prompt and output may have 2048" in result.stderr
+    assert [message.role for message in api.requests[0].chat.messages] == ["system", "user"]
+    assert run("tokenize", "pirate", "-", "--raw", "--count", input="from stdin").stdout == "3\n"
+    assert api.requests[1].text == "from stdin"
+
+
+def test_a_load_in_place_and_an_expected_revision_reach_the_request(api, run):
+    run("adapter", "load", "pirate", "--inplace")
+    run("adapter", "rollback", "pirate", "--expected-revision", "3")
+    load, rollback = api.requests
+    assert load.load_inplace
+    assert rollback.expected_revision == 3
