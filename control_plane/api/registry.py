@@ -54,10 +54,9 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
             request.page_size or 100,
             request.page_token,
         )
-        return pb.ListAdaptersResponse(
-            adapters=[await self._shown(adapter) for adapter in page.adapters],
-            next_page_token=page.next_page_token,
-        )
+        problems = await self._ledger.problems([adapter.key for adapter in page.adapters])
+        adapters = map(convert.adapter_to_proto, page.adapters, problems)
+        return pb.ListAdaptersResponse(adapters=adapters, next_page_token=page.next_page_token)
 
     async def PublishRevision(self, request: pb.PublishRevisionRequest, context: Context) -> pb.Adapter:
         """Add a revision and make it current."""
@@ -154,7 +153,8 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         return convert.reports_to_proto(reports)
 
     async def _shown(self, adapter: Adapter) -> pb.Adapter:
-        return convert.adapter_to_proto(adapter, await self._ledger.problems(adapter.key))
+        [problems] = await self._ledger.problems([adapter.key])
+        return convert.adapter_to_proto(adapter, problems)
 
 
 def _key(tenant: str, name: str) -> AdapterKey:
