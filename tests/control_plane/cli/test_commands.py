@@ -224,6 +224,45 @@ def test_a_quota_refusal_says_when_to_retry(api, run):
     assert result.stderr.strip().endswith("retry in 1.5 s")
 
 
+def about(kind: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(resource_type=kind, resource_name="acme/pirate")
+
+
+def bad(*fields: str) -> error_details_pb2.BadRequest:
+    violations = [error_details_pb2.BadRequest.FieldViolation(field=field) for field in fields]
+    return error_details_pb2.BadRequest(field_violations=violations)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "advice"),
+    [
+        (grpc.StatusCode.NOT_FOUND, [about("adapter")], "`loraplane adapter list` shows what there is"),
+        (grpc.StatusCode.NOT_FOUND, [about("model")], "`loraplane models` shows what your key may use"),
+        (grpc.StatusCode.NOT_FOUND, [], "check the name and the tenant"),
+        (grpc.StatusCode.ALREADY_EXISTS, [about("adapter")],
+         "`loraplane adapter publish NAME` gives it new weights, `adapter delete NAME` frees it"),
+        (grpc.StatusCode.FAILED_PRECONDITION, [],
+         "nothing was changed; mend what it names, then call again"),
+        (grpc.StatusCode.INVALID_ARGUMENT, [bad("labels['a']", "source")],
+         "change labels['a'], source: --help says what it may be"),
+        (grpc.StatusCode.INVALID_ARGUMENT, [], "change what you gave: --help says what it may be"),
+        (grpc.StatusCode.ABORTED, [about("adapter")], "read the adapter again and decide"),
+        (grpc.StatusCode.ABORTED, [about("change")], "watch again without --from-version"),
+    ],
+)  # fmt: skip
+def test_every_refusal_says_what_to_do_by_its_details(api, run, code, details, advice):
+    api.failure = failure(code, "it [is]\nnot so", *details)
+    assert run("adapter", "list").stderr == f"error: {code.name}: it [is] not so — {advice}\n"
+
+
+def test_every_status_has_advice(api, run):
+    for code in set(grpc.StatusCode) - {grpc.StatusCode.OK}:
+        api.failure = failure(code, "no")
+        head, dash, advice = run("adapter", "list").stderr.partition(" — ")
+        assert (head, dash) == (f"error: {code.name}: no", " — ")
+        assert advice.strip()
+
+
 def test_no_control_plane_is_said_with_what_to_do(run):
     result = run("adapter", "list", "--endpoint", "127.0.0.1:1")
     assert result.exit_code == 1
