@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from control_plane.errors import InvalidArgument
 from control_plane.quotas.types import Limits, Quota, Usage
-from control_plane.registry.changes import AdapterChange, ChangeKind
+from control_plane.registry.changes import ChangeKind
 from control_plane.registry.types import (
     Adapter,
     AdapterKey,
@@ -19,6 +19,7 @@ from control_plane.registry.types import (
     TrafficDecision,
     TrafficWeight,
 )
+from control_plane.registry.watching import Watched
 from control_plane.workers.convert import timestamp
 from control_plane.workers.convert_commands import PIN, POLICY
 from control_plane.workers.types import HeldBytes, Report, Worker
@@ -155,9 +156,14 @@ def _revision_to_proto(revision: Revision) -> registry.Revision:
     )
 
 
-def change_to_proto(change: AdapterChange) -> registry.AdapterEvent:
-    """One change of an adapter."""
-    return registry.AdapterEvent(type=_CHANGE[change.kind], adapter=adapter_to_proto(change.adapter))
+def change_to_proto(watched: Watched) -> registry.AdapterEvent:
+    """One change of an adapter, and from where a watch that has seen it goes on."""
+    change = watched.change
+    return registry.AdapterEvent(
+        type=_CHANGE[change.kind],
+        adapter=adapter_to_proto(change.adapter),
+        resume_version="" if watched.resume_version is None else str(watched.resume_version),
+    )
 
 
 def reports_to_proto(reports: Iterable[Report]) -> registry.WorkerReports:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 
 from control_plane.api import convert
 from control_plane.api.caller import Context, borrowing_tenant, is_confined, tenant_of, tenant_or_all
-from control_plane.registry.changes import AdapterChange, ChangeKind
 from control_plane.registry.service import Registry
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, ReloadPolicy, as_shared_with
 from control_plane.workers.fleet import Fleet
@@ -55,10 +54,9 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
             request.page_size or 100,
             request.page_token,
         )
-        return pb.ListAdaptersResponse(
-            adapters=[await self._shown(adapter) for adapter in page.adapters],
-            next_page_token=page.next_page_token,
-        )
+        problems = await self._ledger.problems([adapter.key for adapter in page.adapters])
+        adapters = map(convert.adapter_to_proto, page.adapters, problems)
+        return pb.ListAdaptersResponse(adapters=adapters, next_page_token=page.next_page_token)
 
     async def PublishRevision(self, request: pb.PublishRevisionRequest, context: Context) -> pb.Adapter:
         """Add a revision and make it current."""
@@ -130,9 +128,8 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         """Stream changes of one tenant, or of all."""
         tenant = tenant_or_all(request.tenant)
         after = convert.resource_version(request.resource_version)
-        async for change in _watched(self._registry, after):
-            if tenant in (None, change.adapter.key.tenant):
-                yield convert.change_to_proto(change)
+        async for watched in self._registry.watch(tenant, after):
+            yield convert.change_to_proto(watched)
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.WorkerReports:
         """Load on workers now."""
@@ -156,18 +153,9 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         return convert.reports_to_proto(reports)
 
     async def _shown(self, adapter: Adapter) -> pb.Adapter:
-        return convert.adapter_to_proto(adapter, await self._ledger.problems(adapter.key))
+        [problems] = await self._ledger.problems([adapter.key])
+        return convert.adapter_to_proto(adapter, problems)
 
 
 def _key(tenant: str, name: str) -> AdapterKey:
     return AdapterKey(tenant_of(tenant), name)
-
-
-async def _watched(registry: Registry, after: int | None) -> AsyncIterator[AdapterChange]:
-    """Changes after a version, or the present state and then changes."""
-    if after is None:
-        after = await registry.version()
-        async for adapter in registry.all():
-            yield AdapterChange(ChangeKind.ADDED, adapter)
-    async for change in registry.changes(after):
-        yield change

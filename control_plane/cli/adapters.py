@@ -17,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Adapters: register, publish, load,
 Name = Annotated[str, typer.Argument(help="the adapter's name")]
 Tenant = Annotated[str, typer.Option(help="the owner; default: your key's tenant")]
 WorkerIds = Annotated[list[str] | None, typer.Option("--worker", help="only this worker; repeat for more")]
+ExpectedRevision = Annotated[int | None, typer.Option(help="refuse unless it is current")]
 Source = Annotated[str, typer.Option("--source", help="path, file://…, s3://… or hf://…")]
 
 
@@ -34,6 +35,10 @@ class Policy(StrEnum):
 
 
 PolicyOption = Annotated[Policy, typer.Option("--policy", help="what happens to running requests")]
+
+LaterPolicy = Annotated[
+    Policy, typer.Option("--policy", help="what happens to running requests at later revisions")
+]
 
 
 def _call(session: Session, method: str, request: Message) -> Any:
@@ -103,6 +108,7 @@ def register(
     alias: Annotated[list[str] | None, typer.Option("--alias", help="another name; repeat for more")] = None,
     share_with: Annotated[list[str] | None, typer.Option(help="a tenant; repeat for more")] = None,
     expected_digest: Annotated[str, typer.Option(help="refuse any other")] = "",
+    policy: LaterPolicy = Policy.FINISH_RUNNING,
 ) -> None:
     """Register an adapter."""
     request = pb.RegisterAdapterRequest(
@@ -114,6 +120,7 @@ def register(
         aliases=alias or (),
         shared_with=share_with or (),
         expected_digest=expected_digest,
+        reload_policy=policy.proto,
     )
     session.show(_call(session, "RegisterAdapter", request), print_adapter)
 
@@ -155,7 +162,7 @@ def publish(
     source: Source = "",
     tenant: Tenant = "",
     policy: PolicyOption = Policy.FINISH_RUNNING,
-    expected_revision: Annotated[int | None, typer.Option(help="refuse unless it is current")] = None,
+    expected_revision: ExpectedRevision = None,
     expected_digest: Annotated[str, typer.Option(help="refuse any other")] = "",
     keep_current: Annotated[
         bool, typer.Option("--keep-current", help="only add the revision, for traffic or a canary")
@@ -180,9 +187,12 @@ def rollback(
     name: Name,
     revision: Annotated[int, typer.Option(help="default: the one before the current")] = 0,
     tenant: Tenant = "",
+    expected_revision: ExpectedRevision = None,
 ) -> None:
     """Make an older revision current again."""
-    request = pb.RollbackRequest(tenant=tenant, name=name, revision=revision)
+    request = pb.RollbackRequest(
+        tenant=tenant, name=name, revision=revision, expected_revision=expected_revision
+    )
     session.show(_call(session, "Rollback", request), print_adapter)
 
 
@@ -227,9 +237,12 @@ def load(
     name: Name,
     tenant: Tenant = "",
     worker: WorkerIds = None,
+    inplace: Annotated[
+        bool, typer.Option("--inplace", help="read its source again where it is loaded")
+    ] = False,
 ) -> None:
     """Load an adapter on workers now."""
-    request = pb.LoadAdapterRequest(tenant=tenant, name=name, worker_ids=worker or ())
+    request = pb.LoadAdapterRequest(tenant=tenant, name=name, worker_ids=worker or (), load_inplace=inplace)
     _show_reports(session, _call(session, "LoadAdapter", request))
 
 

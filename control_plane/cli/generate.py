@@ -9,22 +9,24 @@ import typer
 
 from control_plane.api.meter import completion_bound, prompt_bound
 from control_plane.cli.command import Session
-from control_plane.cli.output import console, enum_label, print_json, short_digest
+from control_plane.cli.output import console, enum_label, note, print_json, short_digest
 from protos.inference.v1 import inference_pb2 as pb
 from protos.inference.v1 import inference_pb2_grpc
 
 STUB = inference_pb2_grpc.InferenceStub
 GRANT = "loraplane-grant"
+Model = Annotated[str, typer.Argument(help="base model, adapter, alias, adapter@revision, tenant/adapter")]
+Prompt = Annotated[str, typer.Argument(help="what to say; `-` reads standard input")]
+RawPrompt = Annotated[bool, typer.Option("--raw", help="plain text instead of a chat message")]
+SystemMessage = Annotated[str, typer.Option(help="a system message before the prompt")]
 
 
 def generate(
     session: Session,
-    model: Annotated[
-        str, typer.Argument(help="base model, adapter, alias, adapter@revision, tenant/adapter")
-    ],
-    prompt: Annotated[str, typer.Argument(help="what to say; `-` reads standard input")],
-    raw: Annotated[bool, typer.Option("--raw", help="plain text instead of a chat message")] = False,
-    system: Annotated[str, typer.Option(help="a system message before the prompt")] = "",
+    model: Model,
+    prompt: Prompt,
+    raw: RawPrompt = False,
+    system: SystemMessage = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="most new tokens")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
     top_p: Annotated[
@@ -71,25 +73,30 @@ def _set_prompt(request: pb.GenerateRequest, prompt: str, system: str, raw: bool
     if raw:
         request.text = prompt
         return
+    request.chat.CopyFrom(chat_of(prompt, system))
+
+
+def chat_of(prompt: str, system: str) -> pb.ChatMessages:
+    """A conversation that begins."""
     turns = [("system", system)] if system else []
-    for role, text in [*turns, ("user", prompt)]:
-        request.chat.messages.append(pb.ChatMessage(role=role, parts=[pb.ContentPart(text=text)]))
+    return pb.ChatMessages(
+        messages=[
+            pb.ChatMessage(role=role, parts=[pb.ContentPart(text=text)])
+            for role, text in [*turns, ("user", prompt)]
+        ]
+    )
 
 
 def _print(response: pb.GenerateResponse, elapsed_s: float) -> None:
     match response.WhichOneof("event"):
         case "started":
-            _note(receipt(response.started))
+            note(receipt(response.started))
         case "delta":
             console.file.write(response.delta.text)
             console.file.flush()
         case "finished":
             console.file.write("\n")
-            _note(summary(response.finished, elapsed_s))
-
-
-def _note(line: str) -> None:
-    typer.echo(typer.style(line, dim=True), err=True)
+            note(summary(response.finished, elapsed_s))
 
 
 def receipt(started: pb.Started) -> str:

@@ -2,11 +2,12 @@
 
 import typer
 
-from control_plane.cli import adapters, keys, processes, quotas, traffic, workers
+from control_plane.cli import adapters, keys, processes, quotas, traffic, watch, workers
 from control_plane.cli.audit import audit
 from control_plane.cli.certificates import certs
 from control_plane.cli.command import command
 from control_plane.cli.generate import generate
+from control_plane.cli.models import models, tokenize
 from control_plane.cli.top import top
 
 app = typer.Typer(
@@ -23,6 +24,10 @@ app.command("down")(processes.down)
 app.command("control-plane", context_settings=processes.PASS_THROUGH)(processes.control_plane)
 workers.app.command("run", context_settings=processes.PASS_THROUGH)(processes.worker)
 command(app, "generate")(generate)
+command(adapters.app, "watch")(watch.watch_adapters)
+command(workers.app, "watch")(watch.watch_workers)
+command(app, "models")(models)
+command(app, "tokenize")(tokenize)
 command(app, "audit")(audit)
 command(app, "top")(top)
 app.add_typer(traffic.app, name="traffic")

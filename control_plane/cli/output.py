@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+import typer
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -42,6 +43,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table, soft_wrap=True)
+
+
+def print_line(cells: Iterable[object], widths: Iterable[int]) -> None:
+    """A row of a table that has no end: cells as wide as told, at once and in a pipe too."""
+    padded = (str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True))
+    sys.stdout.write("  ".join(padded).rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def note(line: str) -> None:
+    """A remark for people, on standard error."""
+    typer.echo(typer.style(line, dim=True), err=True)
 
 
 def short_digest(digest: str) -> str:

@@ -44,11 +44,12 @@ def _row(worker: pb.Worker) -> tuple[object, ...]:
         f"{status.free_blocks}/{capacity.num_blocks}",
         f"{size(status.slot_bytes_used)} of {size(capacity.slot_bytes)}",
         f"{size(status.cpu_bytes_used)} of {size(capacity.cpu_bytes)}",
-        ", ".join(_held(adapter) for adapter in status.adapters),
+        ", ".join(held_label(adapter) for adapter in status.adapters),
     )
 
 
-def _held(adapter: pb.HeldAdapter) -> str:
+def held_label(adapter: pb.HeldAdapter) -> str:
+    """One held revision in a word: whose, which and where."""
     tier = enum_label(inference_pb2.Tier.Name(adapter.tier), "TIER_")
     return f"{adapter.tenant}/{adapter.name}@{adapter.revision} ({tier})"
 

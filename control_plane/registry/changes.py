@@ -4,7 +4,7 @@ Owns reading the stream, not writing it. Invariant: changes come in the order of
 versions, none twice and none left out; when one has been trimmed already, the reader is told.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -48,17 +48,32 @@ async def changes(redis: Redis, after: int) -> AsyncGenerator[AdapterChange, Non
     try:
         position = after
         while True:
-            for entry_id, fields in await _read(connection, position):
-                version = int(entry_id.partition("-")[0])
-                # Versions have no gaps: a jump means that the entries between were trimmed.
-                if version != position + 1:
-                    raise StaleRevision(
-                        "change", str(position + 1), f"is kept no longer; the next kept one is {version}"
-                    )
-                position = version
-                yield AdapterChange(ChangeKind(fields["kind"]), codec.decode(fields["adapter"]))
+            for change in _in_order(await _read(connection, position), position):
+                position = change.adapter.resource_version
+                yield change
     finally:
         await connection.aclose()
+
+
+async def kept(redis: Redis, after: int) -> Sequence[AdapterChange]:
+    """Return the first changes after a version, at most BATCH, without waiting for any.
+
+    Raises StaleRevision as `changes`.
+    """
+    entries: Any = await redis.xrange(keys.REGISTRY_CHANGES, min=f"({after}-0", count=BATCH)
+    return list(_in_order(entries, after))
+
+
+def _in_order(entries: Iterable[tuple[str, dict[str, str]]], position: int) -> Iterator[AdapterChange]:
+    for entry_id, fields in entries:
+        version = int(entry_id.partition("-")[0])
+        # Versions have no gaps: a jump means that the entries between were trimmed.
+        if version != position + 1:
+            raise StaleRevision(
+                "change", str(position + 1), f"is kept no longer; the next kept one is {version}"
+            )
+        position = version
+        yield AdapterChange(ChangeKind(fields["kind"]), codec.decode(fields["adapter"]))
 
 
 async def _read(connection: Redis, position: int) -> list[tuple[str, dict[str, str]]]:

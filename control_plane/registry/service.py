@@ -33,6 +33,7 @@ from control_plane.registry.types import (
     Target,
     TrafficWeight,
 )
+from control_plane.registry.watching import Recent, Watched, Watching
 from control_plane.resolvers.chain import ResolverChain
 from control_plane.store import keys
 
@@ -64,6 +65,8 @@ class Registry:
         # A name that somebody asked for is no registration of theirs: its failure is the answer, and all.
         discover = partial(self._registering.register, keep_failure=False) if resolve_on_request else None
         self._models = Models(self._store, self._lookups, discover)
+        self._recent = Recent()
+        self._watching = Watching(redis, self._store, self._recent)
 
     async def register(self, new: NewAdapter) -> Adapter:
         """Read the source and store the adapter with revision 1; return the stored one on a repeat.
@@ -215,6 +218,14 @@ class Registry:
         """
         return changes.changes(self._redis, after)
 
+    def watch(self, tenant: str | None, after: int | None) -> AsyncGenerator[Watched, None]:
+        """Yield changes of a tenant's adapters (None: of all), for ever; any number may watch.
+
+        Without a version the tenant's present adapters come first. Raises StaleRevision when changes after
+        `after` are kept no longer, StoreUnavailable when Redis gives no answer.
+        """
+        return self._watching.watch(tenant, after)
+
     async def version(self) -> int:
         """Return the resource version of the last change; 0 before the first."""
         return await self._store.version()
@@ -224,8 +235,10 @@ class Registry:
         await self._takeover.run()
 
     async def follow(self) -> None:
-        """Follow changes, for ever, so that `resolve` need not read what has not changed.
+        """Follow changes, for ever, so that neither `resolve` nor watches need read what has not changed.
 
         Raises StoreUnavailable and StaleRevision; `resolve` reads every time until it is called again.
         """
-        await self._lookups.follow(await self.version(), self.changes)
+        await self._lookups.follow(
+            await self.version(), lambda after: self._recent.hear(self.changes(after), after)
+        )

@@ -7,17 +7,20 @@ entry counts only for the generation and the worker instance it was written for.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
 from control_plane.placement.commands import Command, Verb
 from control_plane.registry.types import AdapterKey
+from control_plane.store.script import Script
 from control_plane.workers import keys
 from control_plane.workers.types import Outcome, Report, Worker
 
+_ANSWERS = Script(Path(__file__).parent / "lua" / "answers.lua", read_only=True)
 TTL_S = 7 * 24 * 3600
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
@@ -85,14 +88,12 @@ class Ledger:
         await written
         await self._redis.expire(key, TTL_S)
 
-    async def problems(self, adapter: AdapterKey) -> tuple[Report, ...]:
-        """Return what workers last refused about an adapter."""
-        stored: Any = self._redis.hgetall(keys.ledger(str(adapter)))
-        reports = (
-            Report(field.partition(" ")[2], _decode(text).outcome)
-            for field, text in sorted((await stored).items())
-        )
-        return tuple(report for report in reports if not report.outcome.ok)
+    async def problems(self, adapters: Sequence[AdapterKey]) -> list[tuple[Report, ...]]:
+        """Return for each adapter what workers last refused about it, in one round trip for all."""
+        if not adapters:
+            return []
+        stored = await _ANSWERS.run(self._redis, [keys.ledger(str(adapter)) for adapter in adapters])
+        return [_refused(dict(zip(flat[::2], flat[1::2], strict=True))) for flat in stored]
 
     def _retry_at_s(self, command: Command, entry: Entry) -> float | None:
         if entry.outcome.terminal:
@@ -101,6 +102,13 @@ class Ledger:
             return self._clock() + REPEAT_EVICT_S if command.action.verb is Verb.EVICT else None
         backoff_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(entry.attempts - 1, 16))
         return self._clock() + backoff_s
+
+
+def _refused(stored: Mapping[str, str]) -> tuple[Report, ...]:
+    reports = (
+        Report(field.partition(" ")[2], _decode(text).outcome) for field, text in sorted(stored.items())
+    )
+    return tuple(report for report in reports if not report.outcome.ok)
 
 
 def _field(command: Command) -> str:

@@ -1,4 +1,4 @@
-"""`make bench`: the engine's figures as ratios, each with its goal, in under fifteen minutes.
+"""`make bench`: every figure of engine and control plane, each with its goal, in under twenty minutes.
 
     python -m tests.benchmarks            everything
     python -m tests.benchmarks scale      some of the parts; an unknown name lists them

@@ -1,12 +1,14 @@
 """Convergence: how soon a fleet is told what to do again after a kill -9, in seconds past every lease.
 
-Two real replicas, two fake workers (the real protocol, no model), one Valkey. Each time something is killed
-and an adapter registered with whoever is left; the clock stops when a worker gets the command for it.
+Two real replicas, two fake workers (the real protocol, no model), one Valkey that syncs every write. Each
+time something is killed and an adapter registered with whoever is left; the clock stops when a worker gets
+the command for it. What is killed is a process of its own: a replica, the worker at the leader, Valkey.
 """
 
 import asyncio
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import uvloop
 from redis.asyncio import Redis
 
 from control_plane.store.client import connect
@@ -22,10 +25,12 @@ from control_plane.workers import keys as worker_keys
 from protos.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.control_plane.adapter_files import write_adapter
 from tests.control_plane.fake_worker import FakeWorker
+from tests.control_plane.fake_worker_process import WorkerProcess
 from tests.control_plane.replica import eventually
 
 LEASE_S = 1.0
 PATIENCE_S = 30.0
+FIRST_PORT = 18470  # two a scene: replicas that share one would split its clients
 
 
 @asynccontextmanager
@@ -57,7 +62,7 @@ class Scene:
     follower: asyncio.subprocess.Process
     channels: tuple[grpc.aio.Channel, grpc.aio.Channel]  # leader's, follower's
     endpoints: tuple[str, str]
-    workers: list[FakeWorker]
+    workers: list[FakeWorker | WorkerProcess]
     stack: AsyncExitStack
     names: list[str] = field(default_factory=list)
 
@@ -73,6 +78,14 @@ class Scene:
     async def told(self) -> None:
         """Wait until a worker is told of the last adapter."""
         await eventually(lambda: self.names[-1] in set().union(*map(_loads, self.workers)), PATIENCE_S)
+
+
+def measure() -> dict[str, float]:
+    """All figures."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        with EmbeddedValkey(root / "valkey") as valkey:
+            return uvloop.run(convergence(valkey, root, FIRST_PORT))
 
 
 Kill = Callable[[Scene], Awaitable[float]]  # kills something; returns when the last lease of it ends
@@ -118,7 +131,7 @@ async def scene(valkey: EmbeddedValkey, root: Path, port: int) -> AsyncIterator[
             await asyncio.wait_for(channel.channel_ready(), PATIENCE_S)
             channels.append(channel)
         key = (root / "worker.key").read_text().strip()
-        workers = [FakeWorker(end, key, f"worker-{number}") for number, end in enumerate(endpoints)]
+        workers = [WorkerProcess(endpoints[0], key, "worker-0"), FakeWorker(endpoints[1], key, "worker-1")]
         await stack.enter_async_context(workers[0].run())
         made = Scene(root, redis, leader, follower, tuple(channels), endpoints, workers, stack)
         await made.register(0)
@@ -143,15 +156,15 @@ async def _kill_follower(scene: Scene) -> float:
     await scene.workers[1].left.wait()
     again = FakeWorker(scene.endpoints[0], scene.workers[1].key, "worker-1")
     await scene.stack.enter_async_context(again.run())
-    await scene.workers[0].stop()
+    scene.workers[0].kill()
     scene.workers[:] = [again]
     return killed_s
 
 
 async def _kill_worker(scene: Scene) -> float:
-    """Its stream breaks, and its lease ends with it."""
+    """Its stream breaks, and its lease ends with it; nobody says goodbye."""
     killed_s = time.monotonic()
-    await scene.workers[0].stop()
+    scene.workers[0].kill()
     return killed_s
 
 
@@ -161,5 +174,5 @@ async def _kill_store(valkey: EmbeddedValkey) -> float:
     return time.monotonic()
 
 
-def _loads(worker: FakeWorker) -> set[str]:
+def _loads(worker: FakeWorker | WorkerProcess) -> set[str]:
     return {command.load.adapter.name for command in worker.commands if command.HasField("load")}

@@ -3,21 +3,28 @@
 A part is called in a process of its own; `measure` is what such a process runs.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
 
+import structlog
 import torch
 
 from tests.benchmarks import (
+    affinity,
     against_peers,
     bandwidth,
+    control_plane,
+    convergence,
     disturbance,
+    fleet,
     flood,
     loading,
     lora_steps,
     plots,
     pool_use,
+    registry_size,
     scale,
     serving,
     starvation,
@@ -67,12 +74,21 @@ PARTS: Mapping[str, Callable[[], Figures]] = {
     "serve": serving.measure,
     "disturbance": measure_disturbance,
     "scale": measure_scale,
+    # The control plane, without a model.
+    "admission": control_plane.measure_admission,
+    "relay": control_plane.measure_relay,
+    "registry": registry_size.measure,
+    "affinity": affinity.measure,
+    "converge": convergence.measure,
+    "fleet": fleet.measure,
 }
 
 
 def measure(part: str) -> Figures:
     """The figures of one part."""
     torch.set_num_threads(os.cpu_count() or 1)
+    # What replicas say of themselves would drown the figures.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     figures = PARTS[part]()
     sys.stdout.flush()
     return figures

@@ -1,4 +1,4 @@
-"""A small fleet through its losses; the large one is part of `tests.benchmarks.control_plane`."""
+"""A small fleet through its losses; the large one is a part of `make bench`."""
 
 import pytest
 

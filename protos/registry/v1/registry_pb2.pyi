@@ -1067,8 +1067,13 @@ class AdapterEvent(_message.Message):
 
     TYPE_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
+    RESUME_VERSION_FIELD_NUMBER: _builtins.int
     type: Global___AdapterEvent.Type.ValueType
     """What happened."""
+    resume_version: _builtins.str
+    """A watch that ends after this event goes on from here. Empty while the present state is still being sent,
+    which comes by name: its versions are in no order, so a watch that ends then starts over.
+    """
     @_builtins.property
     def adapter(self) -> Global___Adapter:
         """The adapter after it."""
@@ -1078,10 +1083,11 @@ class AdapterEvent(_message.Message):
         *,
         type: Global___AdapterEvent.Type.ValueType = ...,
         adapter: Global___Adapter | None = ...,
+        resume_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "resume_version", b"resume_version", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

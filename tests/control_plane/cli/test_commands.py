@@ -39,6 +39,7 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self.failure: status_pb2.Status | None = None
         self.reports = pb.WorkerReports()
         self.worker = ""  # whom Route names; empty: this one
+        self.breaks = False  # a watch, when it has shown what it has
 
     def _take(self, request, context) -> None:
         self.requests.append(request)
@@ -60,9 +61,39 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self._take(request, context)
         return PIRATE
 
+    def LoadAdapter(self, request, context):
+        self._take(request, context)
+        return self.reports
+
+    def Rollback(self, request, context):
+        self._take(request, context)
+        return PIRATE
+
     def EvictAdapter(self, request, context):
         self._take(request, context)
         return self.reports
+
+    def WatchAdapters(self, request, context):
+        self._take(request, context)
+        yield pb.AdapterEvent(type=pb.AdapterEvent.TYPE_ADDED, adapter=PIRATE)
+        yield pb.AdapterEvent(type=pb.AdapterEvent.TYPE_ADDED, adapter=PIRATE, resume_version="41")
+        yield pb.AdapterEvent(
+            type=pb.AdapterEvent.TYPE_DELETED, adapter=pb.Adapter(**_second()), resume_version="42"
+        )
+        if self.breaks:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server goes away")
+
+    def ListModels(self, request, context):
+        self._take(request, context)
+        if not request.page_token:
+            base = inference_pb2.Model(id="smollm2", root="/models/smollm2")
+            return inference_pb2.ListModelsResponse(models=[base], next_page_token="smollm2")
+        adapter = inference_pb2.Model(id="pirate", parent="smollm2", revision=2, created_unix_s=86400)
+        return inference_pb2.ListModelsResponse(models=[adapter])
+
+    def Tokenize(self, request, context):
+        self._take(request, context)
+        return inference_pb2.TokenizeResponse(token_ids=[7, 8, 9], max_model_len=2048)
 
     def Route(self, request, context):
         self._take(request, context)
@@ -194,6 +225,45 @@ def test_a_quota_refusal_says_when_to_retry(api, run):
     assert result.stderr.strip().endswith("retry in 1.5 s")
 
 
+def about(kind: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(resource_type=kind, resource_name="acme/pirate")
+
+
+def bad(*fields: str) -> error_details_pb2.BadRequest:
+    violations = [error_details_pb2.BadRequest.FieldViolation(field=field) for field in fields]
+    return error_details_pb2.BadRequest(field_violations=violations)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "advice"),
+    [
+        (grpc.StatusCode.NOT_FOUND, [about("adapter")], "`loraplane adapter list` shows what there is"),
+        (grpc.StatusCode.NOT_FOUND, [about("model")], "`loraplane models` shows what your key may use"),
+        (grpc.StatusCode.NOT_FOUND, [], "check the name and the tenant"),
+        (grpc.StatusCode.ALREADY_EXISTS, [about("adapter")],
+         "`loraplane adapter publish NAME` gives it new weights, `adapter delete NAME` frees it"),
+        (grpc.StatusCode.FAILED_PRECONDITION, [],
+         "nothing was changed; mend what it names, then call again"),
+        (grpc.StatusCode.INVALID_ARGUMENT, [bad("labels['a']", "source")],
+         "change labels['a'], source: --help says what it may be"),
+        (grpc.StatusCode.INVALID_ARGUMENT, [], "change what you gave: --help says what it may be"),
+        (grpc.StatusCode.ABORTED, [about("adapter")], "read the adapter again and decide"),
+        (grpc.StatusCode.ABORTED, [about("change")], "watch again without --from-version"),
+    ],
+)  # fmt: skip
+def test_every_refusal_says_what_to_do_by_its_details(api, run, code, details, advice):
+    api.failure = failure(code, "it [is]\nnot so", *details)
+    assert run("adapter", "list").stderr == f"error: {code.name}: it [is] not so — {advice}\n"
+
+
+def test_every_status_has_advice(api, run):
+    for code in set(grpc.StatusCode) - {grpc.StatusCode.OK}:
+        api.failure = failure(code, "no")
+        head, dash, advice = run("adapter", "list").stderr.partition(" — ")
+        assert (head, dash) == (f"error: {code.name}: no", " — ")
+        assert advice.strip()
+
+
 def test_no_control_plane_is_said_with_what_to_do(run):
     result = run("adapter", "list", "--endpoint", "127.0.0.1:1")
     assert result.exit_code == 1
@@ -268,3 +338,52 @@ def test_a_grant_is_not_sent_beyond_this_machine_in_plain_text(api, run):
     refused = run("generate", "acme/pirate", "hi", "--direct")
     assert refused.exit_code == 1
     assert "'10.0.0.1:8480' is beyond this machine" in refused.stderr
+
+
+def test_a_watch_is_a_line_an_event_with_the_version_of_each(api, run):
+    result = run("adapter", "watch", "--tenant", "acme", "--from-version", "17")
+    assert (api.requests[0].tenant, api.requests[0].resource_version) == ("acme", "17")
+    head, *lines = [line.split() for line in result.stdout.splitlines()]
+    assert head == ["version", "change", "adapter", "revision", "digest", "state"]
+    assert [line[:3] for line in lines] == [
+        ["added", "acme/pirate", "2"],
+        ["added", "acme/pirate", "2"],
+        ["deleted", "globex/legalese", "1"],
+    ]
+
+
+def test_a_watch_that_breaks_says_from_where_to_go_on(api, run):
+    api.breaks = True
+    result = run("adapter", "watch", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "go on with --from-version 42"
+    assert result.stderr.splitlines()[1].startswith("error: UNAVAILABLE: the server goes away")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["resume_version"] for event in events] == ["", "41", "42"]
+
+
+def test_models_of_every_page_are_listed_with_their_lineage(run):
+    base, adapter = [line.split() for line in run("models").stdout.splitlines()[1:]]
+    assert base[:2] == ["smollm2", "/models/smollm2"]
+    assert adapter == ["pirate", "smollm2", "2", "1970-01-02", "00:00:00Z"]
+    assert [model["id"] for model in json.loads(run("models", "--json").stdout)["models"]] == [
+        "smollm2",
+        "pirate",
+    ]
+
+
+def test_tokens_of_a_prompt_are_printed_or_counted(api, run):
+    result = run("tokenize", "pirate", "hi", "--system", "be brief")
+    assert result.stdout == "7 8 9\n"
+    assert "3 tokens; prompt and output may have 2048" in result.stderr
+    assert [message.role for message in api.requests[0].chat.messages] == ["system", "user"]
+    assert run("tokenize", "pirate", "-", "--raw", "--count", input="from stdin").stdout == "3\n"
+    assert api.requests[1].text == "from stdin"
+
+
+def test_a_load_in_place_and_an_expected_revision_reach_the_request(api, run):
+    run("adapter", "load", "pirate", "--inplace")
+    run("adapter", "rollback", "pirate", "--expected-revision", "3")
+    load, rollback = api.requests
+    assert load.load_inplace
+    assert rollback.expected_revision == 3

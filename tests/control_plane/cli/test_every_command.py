@@ -4,32 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from control_plane.cli import app
+from tests.control_plane.cli.tree import COMMANDS, least_arguments
 
 # They become the process that they start, whose settings are its own.
 PROCESSES = {("control-plane",), ("worker", "run")}
-
-
-def leaves(
-    command: click.Command, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    children = getattr(command, "commands", None)
-    if children is None:
-        yield path, command
-        return
-    for name, child in children.items():
-        yield from leaves(child, (*path, name))
-
-
-COMMANDS = dict(leaves(typer.main.get_command(app)))
 
 
 def flags(command: click.Command) -> set[str]:
@@ -38,8 +23,8 @@ def flags(command: click.Command) -> set[str]:
 
 def test_the_tree_has_every_area() -> None:
     assert {path[0] for path in COMMANDS} >= {
-        "adapter", "audit", "certs", "control-plane", "down", "generate", "key", "quota", "top", "traffic",
-        "up", "worker",
+        "adapter", "audit", "certs", "control-plane", "down", "generate", "key", "models", "quota",
+        "tokenize", "top", "traffic", "up", "worker",
     }  # fmt: skip
 
 
@@ -59,15 +44,7 @@ def test_every_command_prints_json_and_says_what_it_is_for(path: tuple[str, ...]
 def test_without_a_control_plane_every_command_fails_with_one_line_that_says_what_to_do(
     path: tuple[str, ...], tmp_path: Path
 ) -> None:
-    arguments = {
-        "generate": ["base", "hello"],
-        "canary": ["bot", "--percent", "5"],
-        "share": ["bot", "--with", "globex"],
-        "unshare": ["bot", "--with", "globex"],
-    }.get(path[-1])
-    if arguments is None:
-        required = [parameter for parameter in COMMANDS[path].params if parameter.required]
-        arguments = ["x" for parameter in required if parameter.param_type_name == "argument"]
+    arguments = least_arguments(path)
     environment = {"LORAPLANE_STATE_DIR": str(tmp_path), "COLUMNS": "300"}
     result = CliRunner(env=environment).invoke(app, [*path, *arguments, "--endpoint", "127.0.0.1:1"])
     assert result.exit_code == 1, result.output

@@ -63,11 +63,19 @@ async def test_the_next_leader_reads_what_this_one_wrote(redis: Redis) -> None:
 async def test_problems_are_the_refusals_and_go_with_the_next_success(redis: Redis) -> None:
     ledger = at(redis)
     await ledger.record(W, LOAD, BUSY)
-    (problem,) = await at(redis).problems(BOT.key)
+    [(problem,)] = await at(redis).problems([BOT.key])
     assert (problem.worker_id, problem.outcome.reason) == ("w", "busy")
     await ledger.record(W, LOAD, DONE)
-    assert await at(redis).problems(BOT.key) == ()
-    assert await at(redis).problems(AdapterKey("acme", "unheard-of")) == ()
+    assert await at(redis).problems([BOT.key, AdapterKey("acme", "unheard-of")]) == [(), ()]
+    assert await at(redis).problems([]) == []
+
+
+async def test_problems_of_several_come_in_the_order_asked_for(redis: Redis) -> None:
+    other = adapter("other")
+    await at(redis).record(W, commands.load("w", other), NEVER)
+    first, (problem,), last = await at(redis).problems([BOT.key, other.key, BOT.key])
+    assert first == last == ()
+    assert problem.outcome.reason == "rank"
 
 
 async def test_loads_of_different_revisions_have_their_own_answers(redis: Redis) -> None:
