@@ -8,7 +8,9 @@
 
 #include "attention_tile.h"
 #include "calls.h"
+#include "packed_tile.h"
 #include "pointwise.h"
+#include "wide_tile.h"
 
 namespace {
 
