@@ -70,7 +70,7 @@ class _Stream:
         self.lost = False
         self._ids = itertools.count(1)
         self._calls: dict[int, CarriedCall] = {}
-        # At most two small messages and a request of each call that runs.
+        # A request and a few bytes of each call since the worker fell silent; keepalive ends that in 8 s.
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._taken = asyncio.Event()
         method: Any = channel.stream_stream(METHOD, None, None)

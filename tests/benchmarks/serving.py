@@ -4,11 +4,13 @@ Total tokens/s of the same base-only prompts, client → control plane → worke
 the cores that the engine alone has to itself in the other round.
 """
 
+import os
 import statistics
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.benchmarks.cpu_time import CpuTime, cpu_time
 from tests.benchmarks.interleaved import interleave
 from tests.benchmarks.systems import InProcess, WholeStack
 from tests.benchmarks.workload import Workload, random_workload
@@ -24,17 +26,18 @@ STACK, ALONE = "whole stack, 64 streams", "engine in process, 64 streams"
 
 def measure() -> dict[str, float]:
     """serve_ratio."""
-    client_shares: list[float] = []
     with (
         tempfile.TemporaryDirectory() as directory,
         Stack(Path(directory), model=MODEL_DIR, adapter_roots=[], **ENGINE) as stack,
     ):
         whole_stack, engine = WholeStack(stack), InProcess(**ENGINE)
+        pids = (os.getpid(), stack.control_planes[0].pid, stack.workers[0].pid)
+        spent: list[list[CpuTime]] = []
 
         def serve(number: int) -> float:
-            began_s, cpu_s = time.monotonic(), time.process_time()
+            before = [cpu_time(pid) for pid in pids]
             rate = whole_stack.run(_workload(number)).total_rate
-            client_shares.append((time.process_time() - cpu_s) / (time.monotonic() - began_s))
+            spent.append([cpu_time(pid).since(then) for pid, then in zip(pids, before, strict=True)])
             return rate
 
         rounds = interleave(
@@ -44,8 +47,22 @@ def measure() -> dict[str, float]:
         )
         engine.close()
     rounds.describe("tokens/s")
-    print(f"  the client alone takes {statistics.median(client_shares):.0%} of a core meanwhile")
+    _describe(spent)
     return {"serve_ratio": rounds.ratio(STACK, ALONE)}
+
+
+def _describe(spent: Sequence[Sequence[CpuTime]]) -> None:
+    """What serving takes from the cores that the step would have: the profile of a ratio that misses."""
+    client, control_plane, worker = ([each[i] for each in spent] for i in range(3))
+    print(
+        f"  CPU time a token: client {_each_us([one.all_s for one in client]):.0f} µs, "
+        f"control plane {_each_us([one.all_s for one in control_plane]):.0f} µs, "
+        f"event loop of the worker {_each_us([one.first_s for one in worker]):.0f} µs"
+    )
+
+
+def _each_us(seconds: Sequence[float]) -> float:
+    return statistics.median(seconds) / (NUM_STREAMS * NEW_TOKENS) * 1e6
 
 
 def _workload(number: int) -> Workload:

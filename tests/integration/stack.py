@@ -46,6 +46,12 @@ class Process:
                 stdin=subprocess.DEVNULL,
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        assert self._child is not None, "it was started"
+        return self._child.pid
+
     def kill(self) -> None:
         """kill -9."""
         self.signal(signal.SIGKILL)
