@@ -26,6 +26,8 @@ from protos.sync.v1 import sync_pb2 as sync
 from protos.sync.v1 import sync_pb2_grpc
 
 BASE_MODEL = "smollm2-135m-instruct"
+# As real workers: a control plane pings every 5 s while its stream lasts, by default an attack.
+SERVER_OPTIONS = (("grpc.http2.min_recv_ping_interval_without_data_ms", 2_500),)
 _instances = itertools.count(1)
 
 
@@ -88,7 +90,7 @@ class FakeWorker:
             await self.stop()
 
     async def start(self) -> None:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         inference_pb2_grpc.add_InferenceServicer_to_server(FakeInference(self), self._server)
         if self.script.carries:
             relay_pb2_grpc.add_RelayServicer_to_server(FakeRelay(self), self._server)

@@ -29,16 +29,27 @@ Serve = Callable[[AsyncIterator[relay.Upward], Write], Awaitable[None]]
 
 
 class Scripted(relay_pb2_grpc.RelayServicer):
-    """A worker's end of Carry that does what a test says."""
+    """A worker's end of Carry that does what a test says, once it has taken the stream."""
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
+        self.take = asyncio.Event()
+        self.take.set()
         self.num_streams = 0
 
     async def Carry(self, requests, context):  # type: ignore[no-untyped-def]
         self.num_streams += 1
+        first = asyncio.create_task(anext(requests))
+        await self.take.wait()
+        assert not first.done()
         await context.write(relay.Downward())
-        await self._serve(requests, context.write)
+        await self._serve(_after(first, requests), context.write)
+
+
+async def _after(first: asyncio.Task[relay.Upward], rest: AsyncIterator[relay.Upward]):  # type: ignore[no-untyped-def]
+    yield await first
+    async for upward in rest:
+        yield upward
 
 
 @asynccontextmanager
@@ -161,6 +172,17 @@ async def test_a_deadline_ends_a_call_of_a_silent_worker_and_tells_it():
         opened, cancelled = await told.get(), await told.get()
         assert 0 < opened.open.timeout_ms <= 50
         assert cancelled.cancel.call_id == opened.open.call_id
+
+
+async def test_nothing_is_sent_before_the_worker_has_taken_the_stream():
+    async with carrying(flood) as (carrier, scripted), asyncio.timeout(WAIT_S):
+        scripted.take.clear()
+        # Ended by its deadline: enough time for what is sent to have come.
+        with pytest.raises(grpc.aio.AioRpcError):
+            await generate(carrier, b"early", timeout_s=0.2)
+        scripted.take.set()
+        assert await generate(carrier, b"x") == [b"x"]
+        assert scripted.num_streams == 1
 
 
 async def test_a_lost_stream_is_opened_again_by_the_next_call():
