@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from control_plane.quotas.types import Limits, Quota
 from control_plane.store.client import connect
 from control_plane.store.valkey import EmbeddedValkey
+from protos.access.v1 import access_pb2
 from protos.inference.v1 import inference_pb2
 from protos.quota.v1 import quota_pb2
 from protos.registry.v1 import registry_pb2 as pb
@@ -108,15 +109,36 @@ async def test_cold_loads_over_the_limit_are_refused_and_shown_in_usage(redis: R
         assert (used.slot_bytes, used.cpu_bytes, used.disk_bytes) == (100, 10, 1)
 
 
-async def test_without_redis_requests_are_refused_unless_told_otherwise(tmp_path: Path) -> None:
+async def test_without_redis_requests_and_admin_calls_are_refused_unless_told_otherwise(
+    tmp_path: Path,
+) -> None:
     with EmbeddedValkey(tmp_path / "valkey", fsync="no") as valkey:
-        async with replica(connect(valkey.url), tmp_path) as control, control.worker().run():
+        async with replica(connect(valkey.url), tmp_path) as control, control.worker().run() as worker:
             await ready(control, "worker-0")
+            await register(control, tmp_path, "a")
+            # What is known of key and adapter is in memory from here on.
             await generate(control, BASE_MODEL)
+            await generate(control, "a")
             valkey.stop()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await generate(control, BASE_MODEL)
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            acme, admin = control.as_("acme"), control.as_("admin")
+            of_acme = quota_pb2.Quota(tenant="acme")
+            for call in (
+                *(generate(control, model) for model in (BASE_MODEL, "a")),
+                control.inference.Route(
+                    inference_pb2.RouteRequest(model="a", prompt_tokens=5), metadata=control.as_("acme-user")
+                ),
+                control.registry.GetAdapter(pb.GetAdapterRequest(name="a"), metadata=acme),
+                control.registry.DeleteAdapter(pb.DeleteAdapterRequest(name="a"), metadata=acme),
+                control.registry.EvictAdapter(pb.EvictAdapterRequest(name="a"), metadata=acme),
+                control.quotas.SetQuota(quota_pb2.SetQuotaRequest(quota=of_acme), metadata=admin),
+                control.quotas.GetUsage(quota_pb2.GetUsageRequest(), metadata=acme),
+                control.access.ListKeys(access_pb2.ListKeysRequest(), metadata=admin),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert "RetryInfo" in details(caught.value)
+            assert len(worker.requests) == 2
             valkey.start()
 
 
