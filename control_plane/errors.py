@@ -16,7 +16,7 @@ ControlError
 ├── NoWorker          no worker can take the request now            → UNAVAILABLE       (RetryInfo)
 └── StoreUnavailable  Redis cannot be reached                       → UNAVAILABLE       (RetryInfo)
 
-`control_plane.api.interceptors` turns them into gRPC status by table; nothing below knows gRPC.
+`control_plane.api.status` turns them into gRPC status by table; nothing below knows gRPC.
 """
 
 

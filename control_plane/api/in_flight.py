@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-SHOWN_AFTER_S = 1.0  # workers report a change of load within 50 ms, and at least every 0.75 s
+SHOWN_AFTER_S = 1.0  # workers report a change of load within 250 ms, and at least every 0.75 s
 
 
 class InFlight:

@@ -1,14 +1,14 @@
 """`loraplane top`: workers, slots, tiers, adapters and tenants, live.
 
 What the workers report comes by WatchWorkers as it changes; what tenants use is asked for at every
-refresh. Drawing is a pure function of both. In a pipe, or with --once, one view is printed.
+refresh (`activity`). Drawing is a pure function of both. In a pipe, or with --once, one view is printed.
+A stream that breaks ends the view with its error: what is shown is never older than it looks.
 """
 
 import sys
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated
 
 import grpc
@@ -17,18 +17,15 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
+from control_plane.cli.activity import Activity, Usages
 from control_plane.cli.command import Session
 from control_plane.cli.output import console, enum_label, size
 from protos.fleet.v1 import fleet_pb2 as pb
 from protos.fleet.v1 import fleet_pb2_grpc
 from protos.inference.v1 import inference_pb2
-from protos.quota.v1 import quota_pb2, quota_pb2_grpc
 
 MAX_ADAPTERS = 20  # rows; the most used first
-MAX_TENANTS = 20
 BAR_CELLS = 10
-
-Usages = Mapping[str, quota_pb2.Usage]
 
 
 def top(
@@ -41,31 +38,43 @@ def top(
     if session.as_json:
         session.show(pb.ListWorkersResponse(workers=workers.values()), lambda _: None)
     elif once or not sys.stdout.isatty():
-        console.print(view(workers.values(), _usages(session, workers.values())))
+        console.print(view(workers.values(), Activity(session).look(workers.values())))
     else:
         _watch(session, workers, every)
 
 
 def _watch(session: Session, workers: dict[str, pb.Worker], every_s: float) -> None:
-    following = threading.Thread(target=_follow, args=(session, workers), daemon=True)
+    following, activity = _Following(session, workers), Activity(session)
     following.start()
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while following.is_alive():
                 shown = list(workers.values())
-                live.update(view(shown, _usages(session, shown)), refresh=True)
-                time.sleep(every_s)
+                live.update(view(shown, activity.look(shown)), refresh=True)
+                following.join(every_s)
     except KeyboardInterrupt:
         return
+    if following.failure is not None:
+        raise following.failure
 
 
-def _follow(session: Session, workers: dict[str, pb.Worker]) -> None:
-    """Keep the workers up to date until the stream ends."""
-    try:
-        for event in session.stream(fleet_pb2_grpc.FleetStub, "WatchWorkers", pb.WatchWorkersRequest()):
-            workers[event.worker.worker_id] = event.worker
-    except grpc.RpcError:
-        return  # the next refresh meets the same failure, and reports it
+class _Following(threading.Thread):
+    """Keeps workers up to date until the stream ends, and keeps why it did."""
+
+    def __init__(self, session: Session, workers: dict[str, pb.Worker]) -> None:
+        super().__init__(daemon=True)
+        self._session = session
+        self._workers = workers
+        self.failure: grpc.RpcError | None = None
+
+    def run(self) -> None:
+        """Take every event."""
+        request = pb.WatchWorkersRequest()
+        try:
+            for event in self._session.stream(fleet_pb2_grpc.FleetStub, "WatchWorkers", request):
+                self._workers[event.worker.worker_id] = event.worker
+        except grpc.RpcError as error:
+            self.failure = error
 
 
 def _listed(session: Session) -> pb.ListWorkersResponse:
@@ -73,16 +82,6 @@ def _listed(session: Session) -> pb.ListWorkersResponse:
         fleet_pb2_grpc.FleetStub, "ListWorkers", pb.ListWorkersRequest()
     )
     return answer
-
-
-def _usages(session: Session, workers: Iterable[pb.Worker]) -> Usages:
-    tenants = sorted({held.tenant for worker in workers for held in worker.status.adapters})
-    return {
-        tenant: session.call(
-            quota_pb2_grpc.TenantQuotasStub, "GetUsage", quota_pb2.GetUsageRequest(tenant=tenant)
-        )
-        for tenant in tenants[:MAX_TENANTS]
-    }
 
 
 def view(workers: Iterable[pb.Worker], usages: Usages) -> Group:

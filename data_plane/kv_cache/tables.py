@@ -51,10 +51,6 @@ class BlockTables:
         """Blocks that no sequence uses."""
         return self._blocks.num_free
 
-    def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold so many tokens."""
-        return -(-num_tokens // self.block_size)
-
     def open(self, digest: str, token_ids: Sequence[int]) -> BlockTable | None:
         """A table that covers the tokens, its published prefix shared; None when blocks are lacking.
 

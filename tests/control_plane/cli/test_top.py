@@ -3,16 +3,25 @@
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
 from redis.asyncio import Redis
 from rich.console import Console
 
-from control_plane.cli.top import MAX_ADAPTERS, view
-from protos.fleet.v1 import fleet_pb2
+from control_plane.cli.activity import ASKED, SHOWN, Activity, most_active
+from control_plane.cli.command import Session
+from control_plane.cli.connection import Connection
+from control_plane.cli.top import MAX_ADAPTERS, _watch, view
+from protos.access.v1 import access_pb2, access_pb2_grpc
+from protos.fleet.v1 import fleet_pb2, fleet_pb2_grpc
 from protos.inference.v1 import inference_pb2
-from protos.quota.v1 import quota_pb2
+from protos.quota.v1 import quota_pb2, quota_pb2_grpc
 from protos.registry.v1 import registry_pb2 as pb
 from tests.control_plane.adapter_files import write_adapter
 from tests.control_plane.replica import Replica, eventually, ready, replica
@@ -64,6 +73,69 @@ def test_an_empty_fleet_is_drawn():
     assert "worker" in drawn()
 
 
+def test_tenants_are_ordered_by_what_runs_then_by_what_was_done_lately_then_ever():
+    usages = {
+        "idle": quota_pb2.Usage(),
+        "old": quota_pb2.Usage(completion_tokens=1_000_000),
+        "lately": quota_pb2.Usage(completion_tokens=10),
+        "running": quota_pb2.Usage(concurrent_requests=1),
+    }
+    assert most_active(usages, {"lately": 5}) == ["running", "lately", "old", "idle"]
+
+
+class Api(
+    fleet_pb2_grpc.FleetServicer, quota_pb2_grpc.TenantQuotasServicer, access_pb2_grpc.AccessKeysServicer
+):
+    """So many tenants with keys, the last of them the most active; its watch of workers breaks."""
+
+    def __init__(self, tenants: int) -> None:
+        self.tenants = [f"tenant-{number:03}" for number in range(tenants)]
+        self.asked: list[str] = []
+
+    def ListKeys(self, request, context):
+        return access_pb2.ListKeysResponse(keys=[access_pb2.Key(tenant=tenant) for tenant in self.tenants])
+
+    def GetUsage(self, request, context):
+        self.asked.append(request.tenant)
+        return quota_pb2.Usage(tenant=request.tenant, requests=1, completion_tokens=int(request.tenant[-3:]))
+
+    def WatchWorkers(self, request, context):
+        yield fleet_pb2.WorkerEvent(worker=holding(1))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the server goes away")
+
+
+@contextmanager
+def served(api: Api) -> Iterator[Session]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    fleet_pb2_grpc.add_FleetServicer_to_server(api, server)
+    quota_pb2_grpc.add_TenantQuotasServicer_to_server(api, server)
+    access_pb2_grpc.add_AccessKeysServicer_to_server(api, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield Session(Connection(f"127.0.0.1:{port}", "lp_secret"), as_json=False)
+    finally:
+        server.stop(None).wait()
+
+
+def test_of_more_tenants_than_are_asked_at_once_the_most_active_are_found():
+    api = Api(tenants=250)
+    with served(api) as session:
+        activity = Activity(session)
+        for looks in range(3):
+            before = len(api.asked)
+            shown = activity.look([])
+            assert len(api.asked) - before <= ASKED, looks
+        assert list(shown) == [f"tenant-{number}" for number in range(249, 249 - SHOWN, -1)]
+
+
+def test_a_live_view_whose_stream_breaks_ends_with_the_error():
+    with served(Api(tenants=2)) as session, pytest.raises(grpc.RpcError) as error:
+        _watch(session, {}, 0.1)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert error.value.details() == "the server goes away"
+
+
 async def command(control: Replica, *arguments: str, who: str = "admin") -> str:
     """Run the command as a process of its own and return what it printed."""
     process = await asyncio.create_subprocess_exec(
@@ -94,6 +166,8 @@ async def test_the_commands_show_a_real_replica(redis: Redis, tmp_path: Path) ->
         seen = await command(control, "top", "--once")
         assert "worker-0  ready" in seen
         assert "acme/bot@1" in seen
+        # It has a key, so it may ask the base model, which holds nothing of anybody's.
+        assert "globex" in seen
         other = str(write_adapter(tmp_path / "acme" / "bot-2", fill=2.0))
         more = ("--source", other, "--tenant", "acme", "--keep-current")
         await command(control, "adapter", "publish", "bot", *more)
