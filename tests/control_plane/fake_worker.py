@@ -120,7 +120,7 @@ class FakeWorker:
     async def _sync(self) -> None:
         self._outbox.put_nowait(sync.WorkerMessage(hello=self._hello()))
         stub = sync_pb2_grpc.WorkerSyncStub(self._channel)
-        call = stub.Sync(self._messages(), metadata=(("authorization", f"Bearer {self.key}"),))
+        call = stub.Sync(_messages(self._outbox), metadata=(("authorization", f"Bearer {self.key}"),))
         reporting = asyncio.create_task(self._report())
         try:
             async for message in call:
@@ -129,6 +129,8 @@ class FakeWorker:
                     self._changed.set()
                 elif message.HasField("settled"):
                     self.settled.append(message.settled.request_id)
+                elif message.HasField("report_whole"):
+                    self.tell_whole()
                 else:
                     self._carry_out(message.command)
         except grpc.aio.AioRpcError as error:
@@ -138,9 +140,9 @@ class FakeWorker:
             reporting.cancel()
             self.left.set()
 
-    async def _messages(self) -> AsyncIterator[sync.WorkerMessage]:
-        while True:
-            yield await self._outbox.get()
+    def tell_whole(self) -> None:
+        """Report; every report of this worker is whole."""
+        self._changed.set()
 
     async def _report(self) -> None:
         while True:
@@ -369,6 +371,12 @@ async def answer(
     except asyncio.CancelledError:
         worker.cancelled.set()
         raise
+
+
+async def _messages(outbox: "asyncio.Queue[sync.WorkerMessage]") -> AsyncIterator[sync.WorkerMessage]:
+    # Of one stream: gRPC reads on for a while after its end, and must not take the next one's hello.
+    while True:
+        yield await outbox.get()
 
 
 def _granted(metadata: dict[str, str]) -> dict[str, Any] | None:

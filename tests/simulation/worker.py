@@ -24,6 +24,7 @@ class SimulatedWorker(FakeWorker):
         self._channels = list(channels)
         self._told: dict[str, fleet.HeldAdapter] = {}
         self._sequence = 0  # of the reports of this stream
+        self._whole = True  # the next one
 
     async def begin(self) -> None:
         """Connect, and go on connecting."""
@@ -33,7 +34,7 @@ class SimulatedWorker(FakeWorker):
         while True:
             self._channel = self._channels[0]
             self._outbox = asyncio.Queue()
-            self._told, self._sequence = {}, 0
+            self._told, self._sequence, self._whole = {}, 0, True
             self.leases.clear()
             self.num_connects += 1
             await self._sync()
@@ -49,16 +50,21 @@ class SimulatedWorker(FakeWorker):
                 self.num_reports += 1
             await asyncio.sleep(REPORT_EVERY_S)
 
+    def tell_whole(self) -> None:
+        """The next report is whole."""
+        self._told, self._whole = {}, True
+        super().tell_whole()
+
     def _observed(self) -> sync.ObservedState:
         """What differs from the last report of this stream."""
         changed = [held for digest, held in self.held.items() if self._told.get(digest) is not held]
         gone = [digest for digest in self._told if digest not in self.held]
         self._sequence += 1
-        self._told = dict(self.held)
+        self._told, whole, self._whole = dict(self.held), self._whole, False
         return sync.ObservedState(
             status=fleet.WorkerStatus(adapters=changed, cpu_bytes_used=self._num_bytes()),
             sequence=self._sequence,
-            changes_only=self._sequence > 1,
+            changes_only=not whole,
             gone_digests=gone,
         )
 
