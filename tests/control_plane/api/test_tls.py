@@ -1,5 +1,6 @@
 """TLS and mutual TLS between client, control plane and worker, with the development certificates."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from control_plane.cli.certificates import write_certificates
+from control_plane.cli.connection import TlsFiles
 from control_plane.config import ControlSettings
 from data_plane.api.tls import SERVER_OPTIONS
 from data_plane.api.tls import Tls as WorkerTls
@@ -118,6 +120,56 @@ async def test_a_worker_of_another_authority_is_not_trusted(redis: Redis, tmp_pa
                 [message async for message in call]
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert not made.requests
+
+
+async def test_a_worker_without_a_certificate_is_refused_where_one_is_required(
+    redis: Redis, tmp_path: Path, pems: Path
+) -> None:
+    async with replica(redis, tmp_path, **settings(pems, mutual=True)) as control:
+        made = worker(control, pems, mutual=False)
+        made.tls = WorkerTls.read(None, None, pems / "ca.pem", require_client_certificate=False)
+        async with made.run():
+            async with asyncio.timeout(10):
+                await made.left.wait()
+            assert made.last_error is not None
+            assert made.last_error.code() is grpc.StatusCode.UNAVAILABLE
+            assert not control.plane.fleet.workers()
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+async def test_a_client_talks_to_a_worker_by_the_name_and_certificates_that_are_asked_for(
+    redis: Redis, tmp_path: Path, pems: Path, mutual: bool
+) -> None:
+    named = settings(pems, mutual=mutual) | {"tls_worker_name": "worker"}
+    shown = TlsFiles(pems / "ca.pem", pems / "client.pem", pems / "client-key.pem")
+    async with (
+        replica(redis, tmp_path, **named) as control,
+        worker(control, pems, mutual=mutual).run() as made,
+        channel(control, pems, "client" if mutual else None) as client,
+    ):
+        await ready(control, "worker-0")
+        stub: Any = inference_pb2_grpc.InferenceStub(client)
+        routed = await stub.Route(
+            inference_pb2.RouteRequest(model=BASE_MODEL, prompt_tokens=5), metadata=control.as_("acme-user")
+        )
+        assert routed.tls_server_name == "worker"
+        events = await asyncio.to_thread(direct, shown, routed.address, routed.tls_server_name, routed.grant)
+        assert events[-1] == "finished"
+        refused = [(shown, "elsewhere")] + ([(TlsFiles(pems / "ca.pem"), "worker")] if mutual else [])
+        for files, name in refused:
+            with pytest.raises(grpc.RpcError) as caught:
+                await asyncio.to_thread(direct, files, routed.address, name, routed.grant)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+        assert len(made.requests) == 1
+
+
+def direct(files: TlsFiles, address: str, name: str, grant: str) -> list[str]:
+    """A generation of a client that goes to the worker by itself, as `loraplane generate --direct` does."""
+    with files.channel(address, name) as opened:
+        call = inference_pb2_grpc.InferenceStub(opened).Generate(  # type: ignore[no-untyped-call]
+            inference_pb2.GenerateRequest(text="hello"), metadata=(("loraplane-grant", grant),), timeout=5
+        )
+        return [message.WhichOneof("event") for message in call]
 
 
 def test_private_keys_are_readable_by_their_owner_alone(pems: Path) -> None:
