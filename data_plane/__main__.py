@@ -9,7 +9,7 @@ import sys
 from pydantic import ValidationError
 
 from data_plane import logs
-from data_plane.config import WorkerSettings
+from data_plane.config import WorkerSettings, explained
 from data_plane.errors import WorkerError
 
 
@@ -21,9 +21,12 @@ def main() -> int:
         from data_plane.startup import serve  # noqa: PLC0415 - imports torch
 
         return serve(settings)
-    except (ValidationError, WorkerError, OSError) as error:
-        print(f"worker does not start: {error}", file=sys.stderr)
-        return 2
+    except ValidationError as error:
+        reason = explained(error)
+    except (WorkerError, OSError) as error:
+        reason = str(error)
+    print(f"worker does not start: {reason}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -260,3 +261,15 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def explained(error: ValidationError) -> str:
+    """Return what is wrong, a line each; without the other settings, some of which are secrets."""
+    return "\n".join(map(_line, error.errors(include_url=False)))
+
+
+def _line(one: ErrorDetails) -> str:
+    rule = one["msg"].removeprefix("Value error, ")
+    if not one["loc"]:
+        return rule  # of several fields: it names them itself
+    return f"{'.'.join(map(str, one['loc']))}: {one['input']!r}: {rule}"

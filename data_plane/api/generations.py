@@ -152,7 +152,7 @@ class Generation:
 
 def _check_limits(grant: Grant, sampling: SamplingParams, num_prompt: int) -> None:
     wanted = sampling.max_tokens * sampling.n
-    if grant.max_tokens is not None and wanted > grant.max_tokens:
+    if wanted > grant.max_tokens:
         raise GrantRefused(f"the grant allows {grant.max_tokens} new tokens, the request asks for {wanted}")
     if grant.direct is not None and num_prompt > grant.direct.max_prompt_tokens:
         most = grant.direct.max_prompt_tokens

@@ -7,11 +7,13 @@ from dataclasses import replace
 from data_plane.adapters.revision import Tier
 from data_plane.direct import DirectUsage
 from data_plane.engine.events import Delta, Event, Failed, Finished, Started
-from data_plane.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled
+from data_plane.errors import DeadlineExceeded, InvalidRequest, Overloaded, RequestCancelled, WorkerError
 
 _COLD = frozenset({Tier.DISK, Tier.SOURCE})
 # What a request brings about itself says nothing of the revision that it got.
-_CALLERS_FAULT = (RequestCancelled, InvalidRequest, DeadlineExceeded, Overloaded)
+_CALLERS_FAULT = (RequestCancelled, InvalidRequest)
+# After a token it asked for much. Before one, a revision that hangs or finds no room looks like this.
+_ONLY_BEFORE_A_TOKEN = (DeadlineExceeded, Overloaded)
 
 
 class Tally:
@@ -43,7 +45,12 @@ class Tally:
                 self._num_new = event.completion_tokens
                 self._usage = replace(self._usage, prompt_tokens=event.prompt_tokens)
             case Failed(error=error):
-                self._usage = replace(self._usage, failed=not isinstance(error, _CALLERS_FAULT))
+                self._usage = replace(self._usage, failed=self._is_revisions(error))
+
+    def _is_revisions(self, error: WorkerError) -> bool:
+        if isinstance(error, _ONLY_BEFORE_A_TOKEN):
+            return self._usage.first_token_s is None
+        return not isinstance(error, _CALLERS_FAULT)
 
     def _first_token_s(self) -> float:
         return max(0.0, self._clock() - self._began_s - self._load_s)

@@ -40,6 +40,13 @@ def test_a_bad_setting_is_refused_without_torch():
     assert "max_lora_rank: 7 must be one of" in done.stderr
 
 
+def test_a_refusal_shows_no_other_setting():
+    done = worker("--model", "base", "--hub-token", "hunter2", "--s3-access-key-id", "me")
+    assert done.returncode == 2
+    expected = "worker does not start: s3_access_key_id and s3_secret_access_key go together"
+    assert done.stderr.strip() == expected
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [

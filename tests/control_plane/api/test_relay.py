@@ -145,7 +145,7 @@ async def test_another_worker_takes_over_before_the_first_message(redis: Redis, 
         assert len(good.requests) == 8
         usage = await control.plane.quotas.usage("acme")
         assert (usage.requests, usage.completion_tokens, usage.concurrent_requests) == (8, 24, 0)
-        assert bad.requests or good.requests
+        assert bad.requests  # the first choice of some: only so does another take over
 
 
 async def test_no_other_worker_is_tried_after_the_first_message(redis: Redis, tmp_path: Path) -> None:

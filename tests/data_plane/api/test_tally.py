@@ -6,7 +6,7 @@ from data_plane.adapters.revision import Tier
 from data_plane.api.tally import Tally
 from data_plane.direct import DirectUsage
 from data_plane.engine.events import Delta, Failed, Finished, Started
-from data_plane.errors import InvalidRequest, RequestCancelled, WorkerError
+from data_plane.errors import DeadlineExceeded, InvalidRequest, RequestCancelled, WorkerError
 
 
 def started(tier: Tier | None) -> Started:
@@ -52,3 +52,12 @@ def test_a_request_has_failed_unless_its_client_is_why(error: WorkerError, faile
     tally = Tally()
     tally.read(Failed(request_id="r", error=error), 9)
     assert tally.usage.failed is failed
+
+
+@pytest.mark.parametrize("has_a_token", [False, True])
+def test_a_deadline_is_the_revisions_failure_until_the_first_token(has_a_token: bool):
+    tally = Tally()
+    if has_a_token:
+        tally.read(Delta(request_id="r", index=0, text="", token_ids=(1,)), 9)
+    tally.read(Failed(request_id="r", error=DeadlineExceeded("too late")), 9)
+    assert tally.usage.failed is not has_a_token
