@@ -55,6 +55,7 @@ from control_plane.workers.direct import DirectRequests
 from control_plane.workers.direct_trials import DirectTrials
 from control_plane.workers.directory import Directory
 from control_plane.workers.dispatch import Dispatcher
+from control_plane.workers.farewell import Farewell
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.leader import Leadership
 from control_plane.workers.leaving import Leaving
@@ -248,6 +249,7 @@ async def running(settings: ControlSettings, redis: Redis) -> AsyncIterator[Plan
             tasks.create_task(plane.admission.run(), name="admission"),
             tasks.create_task(plane.direct.run(), name="direct"),
             tasks.create_task(plane.trials.run(), name="trials"),
+            tasks.create_task(Farewell(plane.registry, plane.fleet).run(), name="farewell"),
             tasks.create_task(plane.channels.run(), name="channels"),
             tasks.create_task(plane.readiness.run(), name="readiness"),
         ]
