@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from control_plane.config import ControlSettings
 from control_plane.plane import Plane, assemble
+from control_plane.workers.farewell import Farewell
 from control_plane.workers.outage import ride_out
 
 _log = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ async def running(settings: ControlSettings, redis: Redis) -> AsyncIterator[Plan
             tasks.create_task(plane.admission.run(), name="admission"),
             tasks.create_task(plane.direct.run(), name="direct"),
             tasks.create_task(plane.trials.run(), name="trials"),
+            tasks.create_task(Farewell(plane.registry, plane.fleet).run(), name="farewell"),
             tasks.create_task(plane.channels.run(), name="channels"),
             tasks.create_task(plane.readiness.run(), name="readiness"),
         ]

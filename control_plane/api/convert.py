@@ -139,6 +139,7 @@ def adapter_to_proto(adapter: Adapter, problems: Iterable[Report] = ()) -> regis
         update_time=timestamp(adapter.updated_s),
         problems=[_report_to_proto(report) for report in problems],
         reload_policy=POLICY[adapter.reload_policy],
+        delete_time=timestamp(adapter.deleted_s) if adapter.deleting else None,
     )
 
 

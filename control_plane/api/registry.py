@@ -6,6 +6,7 @@ from control_plane.api import convert
 from control_plane.api.caller import Context, borrowing_tenant, is_confined, tenant_of, tenant_or_all
 from control_plane.registry.service import Registry
 from control_plane.registry.types import Adapter, AdapterKey, PinTier, ReloadPolicy, as_shared_with
+from control_plane.workers.farewell import is_held
 from control_plane.workers.fleet import Fleet
 from control_plane.workers.ledger import Ledger
 from control_plane.workers.operator import Operator
@@ -41,7 +42,7 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
             shared = await self._registry.get_shared(borrower, AdapterKey(request.tenant, request.name))
             if shared is not None:
                 return convert.adapter_to_proto(as_shared_with(shared, borrower), ())
-        return await self._shown(await self._registry.get(_key(request.tenant, request.name)))
+        return await self._shown(await self._registry.find(_key(request.tenant, request.name)))
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Context
@@ -118,9 +119,10 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
     async def DeleteAdapter(
         self, request: pb.DeleteAdapterRequest, context: Context
     ) -> pb.DeleteAdapterResponse:
-        """Delete."""
-        await self._registry.delete(_key(request.tenant, request.name))
-        return pb.DeleteAdapterResponse()
+        """Delete, or mark as deleted while workers hold it."""
+        key = _key(request.tenant, request.name)
+        left = await self._registry.delete(key, lambda adapter: is_held(self._fleet, adapter))
+        return pb.DeleteAdapterResponse(adapter=await self._shown(left) if left else None)
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Context
@@ -138,8 +140,8 @@ class RegistryServicer(registry_pb2_grpc.AdapterRegistryServicer):
         return convert.reports_to_proto(reports)
 
     async def EvictAdapter(self, request: pb.EvictAdapterRequest, context: Context) -> pb.WorkerReports:
-        """Evict from workers now."""
-        adapter = await self._registry.get(_key(request.tenant, request.name))
+        """Evict from workers now, also what is being deleted: to cancel the requests that it waits for."""
+        adapter = await self._registry.find(_key(request.tenant, request.name))
         reports = await self._operator.evict(
             adapter, request.worker_ids, cancel_running=request.cancel_running
         )

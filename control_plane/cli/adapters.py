@@ -70,9 +70,15 @@ def _row(adapter: pb.Adapter) -> tuple[object, ...]:
         short_digest(current.digest),
         current.rank,
         size(current.size_bytes),
-        enum_label(pb.RevisionState.Name(current.state), "REVISION_STATE_"),
+        _state(adapter, current),
         current.failure or "; ".join(f"{one.worker_id}: {one.reason}" for one in adapter.problems),
     )
+
+
+def _state(adapter: pb.Adapter, current: pb.Revision) -> str:
+    if adapter.HasField("delete_time"):
+        return "deleting"
+    return enum_label(pb.RevisionState.Name(current.state), "REVISION_STATE_")
 
 
 def print_adapter(adapter: pb.Adapter) -> None:
@@ -226,9 +232,14 @@ def delete(
     name: Name,
     tenant: Tenant = "",
 ) -> None:
-    """Delete an adapter."""
+    """Delete an adapter; requests that use it end first."""
     request = pb.DeleteAdapterRequest(tenant=tenant, name=name)
-    session.show(_call(session, "DeleteAdapter", request), lambda _: console.print(f"deleted {name}"))
+
+    def said(answer: pb.DeleteAdapterResponse) -> None:
+        held = answer.HasField("adapter")
+        console.print(f"deleting {name}: workers still hold it" if held else f"deleted {name}")
+
+    session.show(_call(session, "DeleteAdapter", request), said)
 
 
 @command(app)

@@ -72,8 +72,11 @@ class Desired:
     def put(self, adapter: Adapter, *, anew: bool = False) -> list[Pair]:
         """Take an adapter as it is now; one older than what is known changes nothing.
 
+        One that is being deleted is as good as deleted: whoever holds it is told to let go.
         `anew` ranks its holders again and returns all of its pairs, whether anything seems changed or not.
         """
+        if adapter.deleting:
+            return self.remove(adapter.key, adapter.resource_version)
         known = self._adapters.get(adapter.key)
         if known is not None and not anew and known.resource_version >= adapter.resource_version:
             return []

@@ -48,6 +48,7 @@ def plan(adapters: Adapters, workers: Sequence[Worker], *, version: int, num_hol
 
     `version` is the registry's: it stands for the generation of adapters that no longer exist.
     """
+    adapters = {key: adapter for key, adapter in adapters.items() if not adapter.deleting}
     placed = place(adapters.values(), workers, num_holders=num_holders)
     given: list[Command] = []
     for worker in workers:
@@ -86,7 +87,7 @@ def place(
 
 def holders(adapter: Adapter, workers: Iterable[Worker], *, num_holders: int) -> Sequence[str]:
     """Return the workers that should hold an adapter, best first."""
-    if adapter.current.state is not RevisionState.READY:
+    if adapter.deleting or adapter.current.state is not RevisionState.READY:
         return ()
     able = (worker.worker_id for worker in workers if fits(worker, adapter.base_model, adapter.current.rank))
     return rendezvous.best(str(adapter.key), able, num_holders)

@@ -45,6 +45,7 @@ def encode(adapter: Adapter) -> str:
             "reload_policy": adapter.reload_policy.value,
             "created_s": adapter.created_s,
             "updated_s": adapter.updated_s,
+            "deleted_s": adapter.deleted_s,
         },
         separators=(",", ":"),
     )
@@ -75,6 +76,7 @@ def decode(stored: str) -> Adapter:
         reload_policy=ReloadPolicy(fields["reload_policy"]),
         created_s=fields["created_s"],
         updated_s=fields["updated_s"],
+        deleted_s=fields.get("deleted_s", 0.0),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from control_plane.errors import NotFound, StoreUnavailable
+from control_plane.registry import edits
 from control_plane.registry.lookups import Lookups
 from control_plane.registry.store import AdapterStore, CommitConflict
 from control_plane.registry.types import Adapter, AdapterKey
@@ -30,10 +31,10 @@ class Committing:
         self._lookups = lookups
 
     async def get(self, key: AdapterKey) -> Adapter:
-        """Return the adapter that goes by this name or alias; raise NotFound."""
+        """Return the adapter that goes by this name or alias; raise NotFound, also for one being deleted."""
         adapter = await self._store.find(key)
-        if adapter is None:
-            raise NotFound("adapter", str(key))
+        if adapter is None or adapter.deleting:
+            raise NotFound("adapter", str(key), "is being deleted" if adapter else "not found")
         return adapter
 
     async def find(self, key: AdapterKey) -> Adapter | None:
@@ -67,13 +68,20 @@ class Committing:
 
         return await self._retry(key, attempt)
 
-    async def delete(self, key: AdapterKey) -> None:
-        """Delete the stored adapter with its names; raise NotFound."""
+    async def delete(self, key: AdapterKey, is_held: Callable[[AdapterKey], bool]) -> Adapter | None:
+        """Delete the stored adapter with its names, or mark it where workers hold it; raise NotFound.
 
-        async def attempt() -> None:
-            await self._commit(await self.get(key), None)
+        Returns it as it is until they let go; None when it is gone.
+        """
+        now_s = await self._store.now_s()
 
-        await self._retry(key, attempt)
+        async def attempt() -> Adapter | None:
+            stored = await self.get(key)
+            left = edits.deleting(stored, now_s) if is_held(stored.key) else None
+            committed = await self._commit(stored, left)
+            return committed if left else None
+
+        return await self._retry(key, attempt)
 
     async def _commit(self, before: Adapter | None, after: Adapter | None) -> Adapter:
         committed = await self._store.commit(before, after)

@@ -157,6 +157,19 @@ def unshared(adapter: Adapter, tenants: Collection[str]) -> Adapter:
     return replace(adapter, shared_with=tuple(one for one in adapter.shared_with if one not in tenants))
 
 
+def deleting(adapter: Adapter, now_s: float) -> Adapter:
+    """Return it as it waits for workers to hold it no longer: nobody's to use, by one name."""
+    return replace(
+        adapter,
+        aliases=(),
+        shared_with=(),
+        traffic=(),
+        canary=None,
+        pin=PinTier.NONE,
+        deleted_s=now_s,
+    )
+
+
 def check_expected(adapter: Adapter, expected_revision: int | None) -> None:
     """Raise StaleRevision unless the expected revision, if any, is the current one."""
     if expected_revision not in (None, adapter.current_revision):

@@ -33,7 +33,7 @@ class Models:
         if model in base_models:
             return Target(model)
         reference = names.parse_model(tenant, model)
-        adapter = await self._lookups.find(reference.key) if reference else None
+        adapter = await self._find(reference.key) if reference else None
         if reference is not None and adapter is None and reference.key.tenant == tenant:
             adapter = await self._look_for(reference.key, base_models)
         if reference is None or adapter is None or not _may_use(tenant, adapter):
@@ -53,8 +53,12 @@ class Models:
         merged = listing.merged(own, shared, key=lambda adapter: adapter.known_as(tenant))
         async with aclosing(merged) as adapters:
             async for adapter in adapters:
-                if adapter.current.ready:
+                if adapter.current.ready and not adapter.deleting:
                     yield adapter
+
+    async def _find(self, key: AdapterKey) -> Adapter | None:
+        adapter = await self._lookups.find(key)
+        return None if adapter is None or adapter.deleting else adapter
 
     async def _look_for(self, key: AdapterKey, base_models: Collection[str]) -> Adapter | None:
         """Register what a resolver has under this name; None when none has, which is remembered a while."""

@@ -140,7 +140,9 @@ def _registered(stored: Adapter | None, fresh: Adapter) -> Adapter:
         return fresh
     if stored.key == fresh.key and edits.repeats(stored, fresh):
         return stored
-    raise NameTaken("adapter", str(fresh.key), "exists with other content")
+    raise NameTaken(
+        "adapter", str(fresh.key), "is being deleted" if stored.deleting else "exists with other content"
+    )
 
 
 def _request(new: NewAdapter) -> ResolveRequest:

@@ -11,6 +11,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
+from control_plane.errors import NotFound
 from control_plane.registry import changes, edits, listing, names, traffic_edits
 from control_plane.registry.bounds import MAX_SHARED_WITH
 from control_plane.registry.changes import AdapterChange
@@ -80,6 +81,13 @@ class Registry:
     async def get(self, key: AdapterKey) -> Adapter:
         """Return the adapter that goes by this name or alias; raise NotFound."""
         return await self._committing.get(key)
+
+    async def find(self, key: AdapterKey) -> Adapter:
+        """As `get`, but return one that is being deleted too."""
+        adapter = await self._store.find(key)
+        if adapter is None:
+            raise NotFound("adapter", str(key))
+        return adapter
 
     async def get_shared(self, tenant: str, key: AdapterKey) -> Adapter | None:
         """Return an adapter that its owner shares with a tenant; None when there is none to see."""
@@ -181,9 +189,25 @@ class Registry:
         """Let these tenants use it no more, from their next request on. Raises NotFound."""
         return await self._committing.change(key, lambda stored, _: edits.unshared(stored, tenants))
 
-    async def delete(self, key: AdapterKey) -> None:
-        """Delete the adapter with its revisions, names and aliases; raise NotFound."""
-        await self._committing.delete(key)
+    async def delete(
+        self, key: AdapterKey, is_held: Callable[[AdapterKey], bool] = lambda _: False
+    ) -> Adapter | None:
+        """Delete the adapter with its revisions, names and aliases; raise NotFound.
+
+        One that is held somewhere is only marked: no request can use it and its aliases are free, but its
+        name and its bytes are not before `remove`. Returns it as it is then; None when it is gone.
+        """
+        return await self._committing.delete(key, is_held)
+
+    def deleting(self) -> AsyncIterator[Adapter]:
+        """Yield what is marked as deleted and not yet removed."""
+        return self._store.scan("-", "+", index=keys.REGISTRY_DELETING)
+
+    async def remove(self, key: AdapterKey) -> None:
+        """Remove what is marked as deleted; do nothing to anything else."""
+        await self._committing.decide(
+            key, lambda stored: None if stored and stored.deleting and stored.key == key else stored
+        )
 
     async def resolve(
         self, tenant: str, model: str, base_models: Collection[str], routing_key: str = ""

@@ -146,11 +146,12 @@ def _names(adapter: Adapter | None) -> list[str]:
 
 
 def indexes(adapter: Adapter | None) -> list[str]:
-    """Return the indexes beside that of all: who it is shared with, and its labels."""
+    """Return the indexes beside that of all: who it is shared with, its labels, and what is being deleted."""
     if adapter is None:
         return []
     shared = [keys.registry_shared(tenant) for tenant in adapter.shared_with]
-    return shared + [keys.registry_label(label, value) for label, value in adapter.labels.items()]
+    deleting = [keys.REGISTRY_DELETING] if adapter.deleting else []
+    return shared + deleting + [keys.registry_label(label, value) for label, value in adapter.labels.items()]
 
 
 def _or_none(limit: int | None) -> str | int:

@@ -120,6 +120,12 @@ class Adapter:
     reload_policy: ReloadPolicy = ReloadPolicy.FINISH_RUNNING
     created_s: float = 0.0
     updated_s: float = 0.0
+    deleted_s: float = 0.0  # when its deletion was asked for; 0: it was not
+
+    @property
+    def deleting(self) -> bool:
+        """Whether it only waits for workers to hold it no longer."""
+        return self.deleted_s > 0
 
     @property
     def current(self) -> Revision:

@@ -12,6 +12,7 @@ REGISTRY_VERSION = "lp:{registry}:version"  # integer: the last change's number
 REGISTRY_FORMAT = "lp:{registry}:format"  # integer: what of the registry is there, see registry.migration
 REGISTRY_CHANGES = "lp:{registry}:changes"  # stream: one entry a change, its id is `<version>-0`
 REGISTRY_RESOLVING = "lp:{registry}:resolving"  # hash  tenant/name → who reads its source, as JSON
+REGISTRY_DELETING = "lp:{registry}:deleting"  # zset  tenant/name of what waits for workers to let go, score 0
 QUOTA_INDEX = "lp:{quotas}:index"  # zset  tenant/adapter with limits of their own, score 0
 ACCESS_KEYS = "lp:{access}:keys"  # hash  key id → stored API key
 ACCESS_USED = "lp:{access}:used"  # hash  key id → Unix time of its last use, within seconds

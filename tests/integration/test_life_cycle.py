@@ -8,7 +8,9 @@ import pytest
 
 from protos.fleet.v1 import fleet_pb2 as fleet
 from protos.inference.v1 import inference_pb2 as inference
+from protos.quota.v1 import quota_pb2 as quota
 from protos.registry.v1 import registry_pb2 as registry
+from tests.control_plane.replica import eventually
 from tests.integration.stack import collect
 from tests.integration.test_generation import register
 
@@ -100,6 +102,47 @@ async def test_eviction_gives_the_bytes_back_and_the_next_request_loads_again(st
         again = await client.generate("acme/a0", [1], max_tokens=1)
         assert again.started.tier == inference.TIER_SOURCE
         assert again.started.load_s > 0
+
+
+async def test_deleting_an_adapter_under_a_stream_lets_it_finish_then_gives_name_and_bytes_back(stack, tiny):
+    named = {"tenant": "acme", "name": "a0"}
+
+    async def registered_bytes(client) -> int:
+        usage = await client.quotas.GetUsage(quota.GetUsageRequest(tenant="acme"), metadata=client.metadata)
+        return usage.adapter_bytes
+
+    async with stack.client() as client:
+        await register(client, tiny, 0)
+        held_bytes = await registered_bytes(client)
+        running = asyncio.create_task(collect(client.stream("acme/a0", [1, 2, 3], max_tokens=200)))
+        await client.worker_until(lambda worker: worker.status.running_requests == 1)
+        deleted = await client.registry.DeleteAdapter(
+            registry.DeleteAdapterRequest(**named), metadata=client.metadata
+        )
+        assert deleted.adapter.HasField("delete_time")
+        shown = await client.registry.GetAdapter(
+            registry.GetAdapterRequest(**named), metadata=client.metadata
+        )
+        assert shown.HasField("delete_time")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.generate("acme/a0", [1], max_tokens=1)
+        assert error.value.code() == grpc.StatusCode.NOT_FOUND
+        assert await registered_bytes(client) == held_bytes > 0
+        assert not running.done(), "all of this was under the stream"
+        finished = await running
+        assert finished.token_ids == tiny.oracle.greedy([1, 2, 3], tiny.source(0), 200)
+        empty = await client.worker_until(lambda worker: not worker.status.adapters)
+        assert empty.status.slot_bytes_used == empty.status.cpu_bytes_used == 0
+
+        async def is_gone() -> bool:
+            page = await client.registry.ListAdapters(
+                registry.ListAdaptersRequest(tenant="acme"), metadata=client.metadata
+            )
+            return not page.adapters
+
+        await eventually(is_gone)
+        assert await registered_bytes(client) == 0
+        await register(client, tiny, 0)
 
 
 async def test_acknowledged_adapters_and_quotas_survive_kill_9_of_control_plane_and_valkey(stack, tiny):

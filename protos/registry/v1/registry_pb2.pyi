@@ -144,6 +144,7 @@ class Adapter(_message.Message):
     RELOAD_POLICY_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The owner. A name is unique within its tenant."""
     name: _builtins.str
@@ -200,6 +201,10 @@ class Adapter(_message.Message):
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficDecision]:
         """The last decisions about its traffic, oldest first."""
 
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When its deletion was asked for: no request can use it, and it goes when no worker holds it any more."""
+
     def __init__(
         self,
         *,
@@ -221,10 +226,11 @@ class Adapter(_message.Message):
         reload_policy: Global___ReloadPolicy.ValueType = ...,
         canary: Global___Canary | None = ...,
         decisions: _abc.Iterable[Global___TrafficDecision] | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "delete_time", b"delete_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "canary", b"canary", "create_time", b"create_time", "current_revision", b"current_revision", "decisions", b"decisions", "generation", b"generation", "labels", b"labels", "name", b"name", "pin", b"pin", "problems", b"problems", "reload_policy", b"reload_policy", "resource_version", b"resource_version", "revisions", b"revisions", "shared_with", b"shared_with", "tenant", b"tenant", "traffic", b"traffic", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "base_model", b"base_model", "canary", b"canary", "create_time", b"create_time", "current_revision", b"current_revision", "decisions", b"decisions", "delete_time", b"delete_time", "generation", b"generation", "labels", b"labels", "name", b"name", "pin", b"pin", "problems", b"problems", "reload_policy", b"reload_policy", "resource_version", b"resource_version", "revisions", b"revisions", "shared_with", b"shared_with", "tenant", b"tenant", "traffic", b"traffic", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -991,16 +997,23 @@ Global___DeleteAdapterRequest: _TypeAlias = DeleteAdapterRequest  # noqa: Y015
 
 @_typing.final
 class DeleteAdapterResponse(_message.Message):
-    """The adapter is deleted."""
+    """The adapter is deleted, or is being deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def adapter(self) -> Global___Adapter:
+        """As it is until no worker holds it; absent when none did, and it is gone."""
+
     def __init__(
         self,
+        *,
+        adapter: Global___Adapter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

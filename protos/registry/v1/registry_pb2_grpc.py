@@ -213,7 +213,9 @@ class AdapterRegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAdapter(self, request, context):
-        """Deletes the adapter: no new requests; leases run out, then weights leave every tier.
+        """Deletes the adapter: NOT_FOUND for new requests from now on. Where workers hold it, it is shown with
+        `delete_time` until its requests have ended and its weights have left every worker; its name and its
+        bytes are free then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

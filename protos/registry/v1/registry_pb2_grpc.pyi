@@ -60,7 +60,10 @@ class AdapterRegistryStub:
     UnshareAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UnshareAdapterRequest, _registry_pb2.Adapter]
     """Takes that back: their next request is refused; what runs ends."""
     DeleteAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteAdapterRequest, _registry_pb2.DeleteAdapterResponse]
-    """Deletes the adapter: no new requests; leases run out, then weights leave every tier."""
+    """Deletes the adapter: NOT_FOUND for new requests from now on. Where workers hold it, it is shown with
+    `delete_time` until its requests have ended and its weights have left every worker; its name and its
+    bytes are free then.
+    """
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchAdaptersRequest, _registry_pb2.AdapterEvent]
     """Streams changes from a resource version on."""
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_registry_pb2.LoadAdapterRequest, _registry_pb2.WorkerReports]
@@ -102,7 +105,10 @@ class AdapterRegistryAsyncStub(AdapterRegistryStub):
     UnshareAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.UnshareAdapterRequest, _registry_pb2.Adapter]  # type: ignore[assignment]
     """Takes that back: their next request is refused; what runs ends."""
     DeleteAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteAdapterRequest, _registry_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
-    """Deletes the adapter: no new requests; leases run out, then weights leave every tier."""
+    """Deletes the adapter: NOT_FOUND for new requests from now on. Where workers hold it, it is shown with
+    `delete_time` until its requests have ended and its weights have left every worker; its name and its
+    bytes are free then.
+    """
     WatchAdapters: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchAdaptersRequest, _registry_pb2.AdapterEvent]  # type: ignore[assignment]
     """Streams changes from a resource version on."""
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_registry_pb2.LoadAdapterRequest, _registry_pb2.WorkerReports]  # type: ignore[assignment]
@@ -219,7 +225,10 @@ class AdapterRegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DeleteAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.DeleteAdapterResponse, _abc.Awaitable[_registry_pb2.DeleteAdapterResponse]]:
-        """Deletes the adapter: no new requests; leases run out, then weights leave every tier."""
+        """Deletes the adapter: NOT_FOUND for new requests from now on. Where workers hold it, it is shown with
+        `delete_time` until its requests have ended and its weights have left every worker; its name and its
+        bytes are free then.
+        """
 
     @_abc_1.abstractmethod
     def WatchAdapters(

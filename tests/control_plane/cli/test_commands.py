@@ -39,6 +39,7 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
         self.failure: status_pb2.Status | None = None
         self.reports = pb.WorkerReports()
         self.worker = ""  # whom Route names; empty: this one
+        self.left: pb.Adapter | None = None  # of what is deleted
         self.breaks = False  # a watch, when it has shown what it has
 
     def _take(self, request, context) -> None:
@@ -68,6 +69,14 @@ class Api(registry_pb2_grpc.AdapterRegistryServicer, inference_pb2_grpc.Inferenc
     def Rollback(self, request, context):
         self._take(request, context)
         return PIRATE
+
+    def DeleteAdapter(self, request, context):
+        self._take(request, context)
+        return pb.DeleteAdapterResponse(adapter=self.left)
+
+    def GetAdapter(self, request, context):
+        self._take(request, context)
+        return self.left or PIRATE
 
     def EvictAdapter(self, request, context):
         self._take(request, context)
@@ -387,3 +396,12 @@ def test_a_load_in_place_and_an_expected_revision_reach_the_request(api, run):
     load, rollback = api.requests
     assert load.load_inplace
     assert rollback.expected_revision == 3
+
+
+def test_a_deleted_adapter_that_workers_hold_is_shown_as_deleting(api, run):
+    assert run("adapter", "delete", "pirate").stdout == "deleted pirate\n"
+    api.left = pb.Adapter()
+    api.left.CopyFrom(PIRATE)
+    api.left.delete_time.GetCurrentTime()
+    assert run("adapter", "delete", "pirate").stdout == "deleting pirate: workers still hold it\n"
+    assert "deleting" in run("adapter", "get", "pirate").stdout.splitlines()[1].split()
