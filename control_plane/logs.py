@@ -1,7 +1,8 @@
 """Logs: structured lines on standard error, as text or JSON. Secrets never reach them.
 
 Owns the format only; what is logged is said where it happens. The context of a call (request id,
-tenant, method) is added by the interceptor.
+tenant, method) is added by the interceptor. Tracebacks come without the values of variables, which structlog
+would show: among those of a call are its metadata, and there its API key.
 """
 
 import logging
@@ -12,6 +13,9 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 _SECRET_NAMES = ("authorization", "secret", "password", "grant", "private_key", "token_value")
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(*, level: str, form: Literal["console", "json"]) -> None:
@@ -19,9 +23,11 @@ def configure(*, level: str, form: Literal["console", "json"]) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
-    exceptions = [structlog.processors.dict_tracebacks] if form == "json" else []
+    exceptions = [_TRACEBACKS] if form == "json" else []
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -4,6 +4,7 @@ Who calls (the key), whether they may (the roles), what the log says of it (the 
 a failure looks like (the status). Servicers do none of it.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -88,6 +89,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 code = grpc.StatusCode.OK
             except grpc.aio.AbortError:
                 raise  # the health service says NOT_FOUND by itself
+            except grpc.aio.InternalError as error:
+                # gRPC takes no more of a call whose client has left: an end as by cancellation, and no bug.
+                raise asyncio.CancelledError from error
             except Exception as error:
                 status = rpc_status.to_status(status_of(error))
                 code = status.code

@@ -4,6 +4,7 @@ WorkerError and InvalidRequest go to the caller with details; anything unforesee
 with an id that is also in the log, and no internals.
 """
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -127,6 +128,9 @@ def _guarded(behaviour: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
             return await (answer if isawaitable(answer) else _write_all(answer, context))
         except grpc.aio.AbortError:
             raise  # the health service says NOT_FOUND by itself
+        except grpc.aio.InternalError as error:
+            # gRPC takes no more of a call whose client has left: an end as by cancellation, and no bug.
+            raise asyncio.CancelledError from error
         except Exception as error:
             return await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
