@@ -20,6 +20,7 @@ EXAMPLES = [
     (errors.Unauthenticated("no key"), "UNAUTHENTICATED", ""),
     (errors.Forbidden("not yours"), "PERMISSION_DENIED", ""),
     (errors.QuotaExceeded("acme", "requests_per_minute", 5, 2.5), "RESOURCE_EXHAUSTED", "QuotaFailure"),
+    (errors.ClientBehind("too much waits"), "RESOURCE_EXHAUSTED", ""),
     (errors.SourceUnavailable("s3 is away", 3.0), "UNAVAILABLE", "RetryInfo"),
     (errors.NoWorker("none"), "UNAVAILABLE", "RetryInfo"),
     (errors.StoreUnavailable("redis is away"), "UNAVAILABLE", "RetryInfo"),
