@@ -37,6 +37,8 @@ class Sweep:
         pause_s = self._every_s / (len(self._picture.adapters()) // SIZE + 1)
         version, seen = await self._registry.version(), set[AdapterKey]()
         async for adapter in self._registry.all():
+            if adapter.deleting:
+                continue  # as good as gone: below
             await self._check(adapter)
             seen.add(adapter.key)
             if len(seen) % SIZE == 0:
