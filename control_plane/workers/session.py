@@ -97,9 +97,15 @@ async def deliver(session: Session, send: Send) -> None:
             # The stream's status can follow a message, not overtake it: gRPC would refuse the status, and
             # the worker never hear of its end. One that does not read gets no more time than this.
             await asyncio.wait({writing}, timeout=LAST_WRITE_S)
-            if not writing.cancel():
-                writing.exception()  # of a worker that is gone: nobody waits for it any more
+            writing.cancel()
+            # However it ends, of a worker that is gone nobody waits for it any more.
+            writing.add_done_callback(_forget)
             raise
+
+
+def _forget(writing: asyncio.Task[None]) -> None:
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _gone(worker: Worker) -> NoWorker:

@@ -1,6 +1,6 @@
 """What a large fleet costs the control plane: planning, messages, memory, convergence. No model.
 
-100 simulated workers and 5,000 adapters through a cold start, a dead worker and a dead leader, on a
+200 simulated workers and 10,000 adapters through a cold start, a dead worker and a dead leader, on a
 Valkey that does not sync. Workers share one process, so seconds are an upper bound: printed, no goal.
 """
 
@@ -12,7 +12,7 @@ from control_plane.placement.desired import Desired
 from tests.control_plane.placement.examples import adapter, worker
 from tests.simulation.fleet import simulation
 
-SIMULATED_WORKERS, SIMULATED_ADAPTERS = 100, 5_000
+SIMULATED_WORKERS, SIMULATED_ADAPTERS = 200, 10_000
 LEASE_S = 10.0  # all of these workers share one process, which is late now and then
 
 

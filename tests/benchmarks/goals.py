@@ -113,7 +113,7 @@ GOALS: Mapping[str, Goal] = {
     ),
     "converge_worker_s": at_most(2.0, "s from a worker's kill -9 until another is told to hold its adapter"),
     "converge_store_s": at_most(2.0, "s from a killed store's return to the next command"),
-    "plan_us": Goal("µs to plan one adapter more, 100 workers, 5,000 adapters"),
+    "plan_us": Goal("µs to plan one adapter more, 200 workers, 10,000 adapters"),
     "plan_pairs": Goal("pairs (worker, adapter) looked at for it"),
     "plan_bytes": Goal("bytes of planning an adapter beside the registry's own values"),
 }
