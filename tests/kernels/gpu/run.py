@@ -2,7 +2,8 @@
 
     python -m tests.kernels.gpu [--out build/gpu]
 
-1. correctness on the device against fp64, also under replayed CUDA graphs
+1. correctness on the device: LoRA against fp64, the KV write against indexing, paged attention against
+   plain PyTorch; each also under replayed CUDA graphs
 2. a tiny model with adapters through the engine, with graphs and without: the CPU's greedy tokens
 3. step time with and without LoRA, and its ratio to the limit of the device
 4. the tuner, until its time is over; its table is written beside, never over the committed one
@@ -17,6 +18,7 @@ import json
 import time
 import traceback
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from kernels.lora.segments import build_segments
 from kernels.lora.triton.configs import load_table, rank_bound
 from kernels.lora.triton.tiles import LaunchShape
 from tests.kernels.gpu.end_to_end import end_to_end, is_wrong
+from tests.kernels.gpu.paged import paged
 from tests.kernels.triton import step_time, tuner
 from tests.kernels.triton.cases import (
     BOUND,
@@ -45,32 +48,36 @@ from tests.kernels.triton.roofline import H100, LLAMA_8B, LLAMA_70B_TP8, Gpu, Tr
 CORRECTNESS_S, STEPS_S, TOTAL_S = 120, 240, 440  # since the start; what is left at a bound is left out
 RANKS = (1, 8, 16, 64, 320, 512)
 WIDTHS = {576: (576, 192, 192), 4096: (4096, 1024, 1024), 14336: (4096,)}
+TOKENS, DTYPES = (64, 7, 1, 300), (torch.bfloat16, torch.float16)
 NUM_TOKENS, RANKS_OF_STEPS, ADAPTERS = 64, (16, 64), (1, 4, 16, 64)
 MEMORY_SHARE = 0.7  # of what is free
 
 
 def correctness(device: str, deadline: float) -> list[dict[str, Any]]:
-    """Errors in units of rounding; over BOUND is wrong."""
+    """Errors in units of rounding; over BOUND is wrong. The demanded cases come first, whatever the time."""
     found: list[dict[str, Any]] = []
-    for rank in RANKS:
-        for inputs, widths in WIDTHS.items():
-            for num_tokens in (1, 7, 64, 300):
-                for dtype in (torch.bfloat16, torch.float16):
-                    if time.monotonic() > deadline:
-                        return found
-                    ranks = mixed_ranks(rank, len(widths))
-                    slots = mixed_slots(num_tokens, len(ranks), seed=rank + num_tokens)
-                    worst = worst_error([Case(inputs, widths, ranks, slots, dtype, device)])
-                    found.append(
-                        {
-                            "rank": rank,
-                            "in_features": inputs,
-                            "num_tokens": num_tokens,
-                            "dtype": str(dtype),
-                            "error": worst,
-                        }
-                    )
+    for num_tokens, rank, inputs, dtype in product(TOKENS, RANKS, WIDTHS, DTYPES):
+        if len(found) >= num_demanded() and time.monotonic() > deadline:
+            break
+        widths = WIDTHS[inputs]
+        ranks = mixed_ranks(rank, len(widths))
+        slots = mixed_slots(num_tokens, len(ranks), seed=rank + num_tokens)
+        worst = worst_error([Case(inputs, widths, ranks, slots, dtype, device)])
+        found.append(
+            {
+                "rank": rank,
+                "in_features": inputs,
+                "num_tokens": num_tokens,
+                "dtype": str(dtype),
+                "error": worst,
+            }
+        )
     return found
+
+
+def num_demanded() -> int:
+    """Cases without which nothing is proved: every rank, width and dtype at one number of tokens."""
+    return len(RANKS) * len(WIDTHS) * len(DTYPES)
 
 
 def replayed_graph(device: str) -> float:
@@ -181,6 +188,7 @@ def main(arguments: list[str]) -> int:
 
     # The graph first: what serving uses.
     finish("replayed_graph_error", replayed_graph("cuda"))
+    finish("paged", paged("cuda"))
     finish("correctness", correctness("cuda", begin + CORRECTNESS_S))
     wrong = [case for case in result["correctness"] if not case["error"] < BOUND]
     finish("end_to_end", attempted_end_to_end())
@@ -202,8 +210,14 @@ def main(arguments: list[str]) -> int:
     print(f"{len(result['correctness'])} cases, {len(wrong)} wrong")
     print(f"replayed graph: error {result['replayed_graph_error']:.2f} of {BOUND}")
     print(f"end to end: {json.dumps(result['end_to_end'])}")
+    faults = [found for found in result["paged"] if found["wrong"]]
+    for found in faults:
+        print("{check}: {wrong}".format(**found))
+    print(f"attention and KV write: {len(result['paged'])} checks, {len(faults)} wrong")
+    if missing := max(0, num_demanded() - len(result["correctness"])):
+        print(f"{missing} of {num_demanded()} demanded cases were not computed")
     right = result["replayed_graph_error"] < BOUND and not is_wrong(result["end_to_end"])
-    return int(bool(wrong) or not right)
+    return int(bool(wrong or missing or faults or not result["paged"]) or not right)
 
 
 def plot(steps: list[dict[str, Any]]) -> str:

@@ -132,8 +132,16 @@ def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
     stands_in(gpu, "limits_of_device", H100)
     stands_in(gpu, "step_times", [])
     stands_in(step_time, "LaunchTimer", lambda sample, table: 1.0)
-    for error, status in ((BOUND / 2, 0), (BOUND, 1)):
-        stands_in(gpu, "correctness", [{"error": error}])
+    enough = gpu.num_demanded()
+    for error, num_cases, wrong, status in (
+        (BOUND / 2, enough, None, 0),
+        (BOUND, enough, None, 1),
+        (BOUND / 2, enough - 1, None, 1),
+        (BOUND / 2, 0, None, 1),
+        (BOUND / 2, enough, "1 elements differ", 1),
+    ):
+        stands_in(gpu, "correctness", [{"error": error}] * num_cases)
+        stands_in(gpu, "paged", [{"check": "kv_write", "wrong": wrong}])
         assert gpu.main(["--out", str(tmp_path)]) == status
     table = load_table()
     assert load_table(tmp_path / "table.json") == table
@@ -142,10 +150,21 @@ def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
     assert result["limits"]["name"] == H100.name
 
 
-def test_correctness_stops_at_its_deadline_and_reports_what_it_did():
-    found = gpu.correctness("cpu", time.monotonic() + 0.5)
-    assert 0 < len(found) < 20
+def test_correctness_computes_what_is_demanded_before_it_looks_at_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(gpu, "RANKS", (1, 8))
+    monkeypatch.setattr(gpu, "WIDTHS", {64: (32, 16), 40: (24,)})
+    found = gpu.correctness("cpu", time.monotonic() - 1)
+    assert len(found) == gpu.num_demanded() == 8
+    assert {(case["rank"], case["in_features"], case["dtype"]) for case in found} == {
+        (rank, inputs, dtype)
+        for rank in (1, 8)
+        for inputs in (64, 40)
+        for dtype in ("torch.bfloat16", "torch.float16")
+    }
     assert all(case["error"] < BOUND for case in found)
+    assert len(gpu.correctness("cpu", time.monotonic() + 600)) == 4 * 8
 
 
 def test_it_plots_what_was_timed_or_that_nothing_was():
