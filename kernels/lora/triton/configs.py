@@ -3,19 +3,25 @@
 A table and no autotuning: a launch in a captured graph may not try things out, and a compilation
 in the middle of serving stalls every stream. Rows are read in order; the first whose bounds hold
 is taken, and the last row of a kernel and tile height has no bounds, so that every shape that can
-be reached has one. `make gpu` writes a table tuned on its machine.
+be reached has one. A table is loaded for a backend: what the proof compiles is what is launched there.
+`make gpu` writes a table tuned on its machine.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+import torch
 
 from kernels.lora.triton.errors import LaunchRefused
 
 TABLE_FILE = Path(__file__).with_name("table.json")
 TILE_HEIGHTS = (16, 64)  # decode; prefill and many tokens of one adapter
 MIN_RANK, MAX_RANK = 16, 512
+Backend = Literal["cuda", "hip"]
+# AMD's 64 KiB of shared memory hold two stages of every row.
+MAX_STAGES: dict[Backend, int] = {"cuda": 8, "hip": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,19 @@ def rank_bound(rank: int) -> int:
     return max(MIN_RANK, 1 << (rank - 1).bit_length())
 
 
-def load_table(file: Path = TABLE_FILE) -> BlockTable:
-    """Read and check the committed table."""
-    rows = json.loads(file.read_text())
+def present_backend() -> Backend:
+    """What this build of torch launches on."""
+    return "cuda" if torch.version.hip is None else "hip"
+
+
+def load_table(file: Path = TABLE_FILE, *, backend: Backend | None = None) -> BlockTable:
+    """Read and check the committed table, as `backend` launches it; None: the present one."""
+    rows, most = json.loads(file.read_text()), MAX_STAGES[backend or present_backend()]
+    shrinks = ((Bounds(**row["for"]), ShrinkConfig(**row["blocks"])) for row in rows["shrink"])
+    expands = ((Bounds(**row["for"]), ExpandConfig(**row["blocks"])) for row in rows["expand"])
     table = BlockTable(
-        tuple((Bounds(**row["for"]), ShrinkConfig(**row["blocks"])) for row in rows["shrink"]),
-        tuple((Bounds(**row["for"]), ExpandConfig(**row["blocks"])) for row in rows["expand"]),
+        tuple((bounds, replace(c, num_stages=min(c.num_stages, most))) for bounds, c in shrinks),
+        tuple((bounds, replace(c, num_stages=min(c.num_stages, most))) for bounds, c in expands),
     )
     for name, bounds in (
         ("shrink", [bounds for bounds, _ in table.shrink_rows]),

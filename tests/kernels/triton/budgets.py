@@ -19,7 +19,14 @@ import triton
 from kernels.lora.pool import PAGE_ROWS
 from kernels.lora.triton import expand, shrink
 from kernels.lora.triton.configs import MAX_RANK, Bounds, load_table
-from tests.kernels.triton.targets import MAX_SHARED, TARGETS, Resources, compile_launch, programs_per_sm
+from tests.kernels.triton.targets import (
+    MAX_SHARED,
+    TARGETS,
+    Resources,
+    backend_of,
+    compile_launch,
+    programs_per_sm,
+)
 
 GOLDEN = Path(__file__).with_name("golden") / f"{triton.__version__}.json"
 NUM_SLICES = 3
@@ -52,9 +59,11 @@ class Launch:
         return bool(self.constants["BLOCK_M"] == 16)
 
 
-def launches(dependent: bool) -> Iterator[Launch]:
-    """All rows of the committed table."""
-    table, seen = load_table(), set()
+def launches(target: str) -> Iterator[Launch]:
+    """All rows of the committed table, as they are launched on `target`."""
+    table, seen = load_table(backend=backend_of(target)), set()
+    # Dependent launches exist from sm_90 on.
+    dependent = target in ("sm_90", "sm_100")
     common = {"NUM_SLICES": NUM_SLICES, "SLICES_PAD": 4, "PAGE": PAGE_ROWS, "DEPENDENT": dependent}
     for bounds, row in table.shrink_rows:
         key = (bounds.tile_height, row.block_n, row.block_k)
@@ -119,10 +128,13 @@ def over_budget(launch: Launch, target: str, used: Resources) -> list[str]:
 def measure(launch: Launch, target: str) -> Resources:
     """Compile one launch."""
     signature = {name: TYPES[name] for name in launch.kernel.arg_names if name in TYPES}
-    # AMD's shared memory holds two stages.
-    stages = min(launch.num_stages, 2) if target == "gfx942" else launch.num_stages
     return compile_launch(
-        launch.kernel, signature, launch.constants, target, num_warps=launch.num_warps, num_stages=stages
+        launch.kernel,
+        signature,
+        launch.constants,
+        target,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
     )
 
 
@@ -136,8 +148,7 @@ def main(arguments: list[str]) -> int:
     found, failures = {}, {}
     print(f"{'launch':34s} {'target':7s} regs spill shared  mma ld16 async st16/st dependent")
     for target in options.targets:
-        # Dependent launches exist from sm_90 on.
-        for launch in launches(dependent=target in ("sm_90", "sm_100")):
+        for launch in launches(target):
             used, key = measure(launch, target), f"{launch.name}@{target}"
             found[key] = asdict(used)
             wrong = over_budget(launch, target, used)

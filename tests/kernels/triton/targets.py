@@ -16,6 +16,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.lora.triton.configs import Backend
+
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -62,6 +64,11 @@ def compile_launch(
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_amd if target.startswith("gfx") else _read_cuda
     return read(compiled)
+
+
+def backend_of(target: str) -> Backend:
+    """Whose block sizes are launched there."""
+    return "hip" if target.startswith("gfx") else "cuda"
 
 
 def programs_per_sm(target: str, resources: Resources, num_warps: int) -> int:
