@@ -1,9 +1,10 @@
 """Every row of the block table, compiled for every target and held against a budget.
 
-    python -m tests.kernels.triton.budgets [--targets sm_90 …] [--json FILE] [--golden]
+    python -m tests.kernels.triton.budgets [--targets sm_90 …] [--json FILE] [--golden] [--compare]
 
 Prints one line a launch; ends with 1 where one is over its budget. `--golden` writes the golden
-file of the installed Triton. Rows that differ in the split alone are one launch here.
+file of the installed Triton; `--compare` ends with 1 where something differs from it, or there is
+none. Rows that differ in the split alone are one launch here.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import triton
 from kernels.lora.pool import PAGE_ROWS
 from kernels.lora.triton import expand, shrink
 from kernels.lora.triton.configs import MAX_RANK, Bounds, load_table
+from tests.kernels.triton.golden_check import differences, golden_file
 from tests.kernels.triton.targets import (
     MAX_SHARED,
     TARGETS,
@@ -28,7 +30,6 @@ from tests.kernels.triton.targets import (
     programs_per_sm,
 )
 
-GOLDEN = Path(__file__).with_name("golden") / f"{triton.__version__}.json"
 NUM_SLICES = 3
 IN_FEATURES = {True: 768, False: 4096}  # of rows for small inputs, and of the others
 
@@ -143,6 +144,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--golden", action="store_true")
+    parser.add_argument("--compare", action="store_true")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     options = parser.parse_args(arguments)
     found, failures = {}, {}
@@ -163,11 +165,13 @@ def main(arguments: list[str]) -> int:
             )
     print(f"{len(found)} launches by Triton {triton.__version__}, {len(failures)} over budget")
     if options.golden:
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        golden_file().write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    differing = differences(found, golden_file()) if options.compare else []
+    for difference in differing:
+        print(f"NOT PROVED: {difference}")
     if options.json:
         options.json.write_text(json.dumps({"found": found, "over": failures}))
-    return int(bool(failures))
+    return int(bool(failures or differing))
 
 
 def _name(kernel: str, bounds: Bounds, numbers: tuple[int, ...]) -> str:
