@@ -121,6 +121,7 @@ def over_budget(launch: Launch, target: str, used: Resources) -> list[str]:
         and launch.decode
         and programs_per_sm(target, used, launch.num_warps) < 2,
         "released before it waited": "R" in used.dependent and "W" not in used.dependent.partition("R")[0],
+        f"before it waits: {', '.join(used.early)}": bool(used.early),
         "not a dependent launch": launch.constants["DEPENDENT"] and "W" not in used.dependent,
     }
     return [what for what, holds in wrong.items() if holds]
@@ -128,9 +129,14 @@ def over_budget(launch: Launch, target: str, used: Resources) -> list[str]:
 
 def measure(launch: Launch, target: str) -> Resources:
     """Compile one launch."""
-    signature = {name: TYPES[name] for name in launch.kernel.arg_names if name in TYPES}
+    return with_kernel(launch, launch.kernel, target)
+
+
+def with_kernel(launch: Launch, kernel: Any, target: str) -> Resources:
+    """Compile `kernel` as this launch is compiled."""
+    signature = {name: TYPES[name] for name in kernel.arg_names if name in TYPES}
     return compile_launch(
-        launch.kernel,
+        kernel,
         signature,
         launch.constants,
         target,

@@ -20,6 +20,7 @@ GOOD = Resources(
     stores=4,
     atomics=0,
     dependent="WRW",
+    early=[],
 )
 EXPAND = Launch("expand-h16", SimpleNamespace(), {"BLOCK_M": 16, "DEPENDENT": True}, 4, 2)
 SHRINK = replace(EXPAND, name="shrink-h16")
@@ -37,6 +38,7 @@ SHRINK = replace(EXPAND, name="shrink-h16")
         (EXPAND, {"wide_loads": 0, "async_copies": 0}, "no 16-byte load"),
         (EXPAND, {"dependent": "RW"}, "released before it waited"),
         (EXPAND, {"dependent": ""}, "not a dependent launch"),
+        (EXPAND, {"early": ["hidden"]}, "before it waits: hidden"),
         (SHRINK, {"narrow_async_copies": 2}, "async copies under 16 bytes"),
         (SHRINK, {"async_copies": 0}, "weights not copied asynchronously"),
     ],

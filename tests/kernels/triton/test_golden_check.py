@@ -38,7 +38,7 @@ def test_what_is_worse_than_the_golden_file_is_named(kind: str, value: object, t
 def test_the_full_run_fails_and_says_so_loudly_with_a_triton_that_has_no_golden_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    fits = Resources(64, 0, 16384, 8, 8, 8, 0, 4, 4, 0, "WRW")
+    fits = Resources(64, 0, 16384, 8, 8, 8, 0, 4, 4, 0, "WRW", [])
     monkeypatch.setattr(budgets, "measure", lambda launch, target: fits)
     monkeypatch.setattr(budgets, "golden_file", lambda: golden_file("99.0"))
     arguments = ["--targets", "sm_90"]
