@@ -1,9 +1,10 @@
 """Every row of the block tables, compiled for every target and held against a budget.
 
-    python -m tests.kernels.triton.budgets [--targets sm_90 …] [--json FILE] [--golden]
+    python -m tests.kernels.triton.budgets [--targets sm_90 …] [--json FILE] [--golden] [--compare]
 
 Prints one line a launch; ends with 1 where one is over its budget. `--golden` writes the golden
-file of the installed Triton. Rows that differ in the split alone are one launch here.
+file of the installed Triton; `--compare` ends with 1 where something differs from it, or there is
+none. Rows that differ in the split alone are one launch here.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import Any
 
 import triton
 
@@ -19,16 +21,17 @@ from kernels.lora.pool import PAGE_ROWS
 from kernels.lora.triton import expand, shrink
 from kernels.lora.triton.configs import MAX_RANK, Bounds, load_table
 from tests.kernels.triton.end_launches import end_launches
+from tests.kernels.triton.golden_check import differences, golden_file
 from tests.kernels.triton.targets import (
     MAX_SHARED,
     TARGETS,
     Launch,
     Resources,
+    backend_of,
     compile_launch,
     programs_per_sm,
 )
 
-GOLDEN = Path(__file__).with_name("golden") / f"{triton.__version__}.json"
 NUM_SLICES = 3
 IN_FEATURES = {True: 768, False: 4096}  # of rows for small inputs, and of the others
 
@@ -43,15 +46,17 @@ TYPES = {
 }
 
 
-def launches(dependent: bool) -> Iterator[Launch]:
-    """All rows of both committed tables."""
-    yield from projection_launches(dependent)
-    yield from end_launches()
+def launches(target: str) -> Iterator[Launch]:
+    """All rows of both committed tables, as they are launched on `target`."""
+    yield from projection_launches(target)
+    yield from end_launches(target)
 
 
-def projection_launches(dependent: bool) -> Iterator[Launch]:
-    """All rows of the projections' table."""
-    table, seen = load_table(), set()
+def projection_launches(target: str) -> Iterator[Launch]:
+    """All rows of the projections' table, as they are launched on `target`."""
+    table, seen = load_table(backend=backend_of(target)), set()
+    # Dependent launches exist from sm_90 on.
+    dependent = target in ("sm_90", "sm_100")
     common = {"NUM_SLICES": NUM_SLICES, "SLICES_PAD": 4, "PAGE": PAGE_ROWS, "DEPENDENT": dependent}
     for bounds, row in table.shrink_rows:
         key = (bounds.tile_height, row.block_n, row.block_k)
@@ -109,6 +114,7 @@ def over_budget(launch: Launch, target: str, used: Resources) -> list[str]:
         and launch.decode
         and programs_per_sm(target, used, launch.num_warps) < 2,
         "released before it waited": "R" in used.dependent and "W" not in used.dependent.partition("R")[0],
+        f"before it waits: {', '.join(used.early)}": bool(used.early),
         "not a dependent launch": launch.constants.get("DEPENDENT") and "W" not in used.dependent,
     }
     return [what for what, holds in wrong.items() if holds]
@@ -116,11 +122,19 @@ def over_budget(launch: Launch, target: str, used: Resources) -> list[str]:
 
 def measure(launch: Launch, target: str) -> Resources:
     """Compile one launch."""
-    signature = {name: launch.types[name] for name in launch.kernel.arg_names if name in launch.types}
-    # AMD's shared memory holds two stages.
-    stages = min(launch.num_stages, 2) if target == "gfx942" else launch.num_stages
+    return with_kernel(launch, launch.kernel, target)
+
+
+def with_kernel(launch: Launch, kernel: Any, target: str) -> Resources:
+    """Compile `kernel` as this launch is compiled."""
+    signature = {name: launch.types[name] for name in kernel.arg_names if name in launch.types}
     return compile_launch(
-        launch.kernel, signature, launch.constants, target, num_warps=launch.num_warps, num_stages=stages
+        kernel,
+        signature,
+        launch.constants,
+        target,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
     )
 
 
@@ -129,13 +143,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--golden", action="store_true")
+    parser.add_argument("--compare", action="store_true")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     options = parser.parse_args(arguments)
     found, failures = {}, {}
     print(f"{'launch':34s} {'target':7s} regs spill shared  mma ld16 async st16/st dependent")
     for target in options.targets:
-        # Dependent launches exist from sm_90 on.
-        for launch in launches(dependent=target in ("sm_90", "sm_100")):
+        for launch in launches(target):
             used, key = measure(launch, target), f"{launch.name}@{target}"
             found[key] = asdict(used)
             wrong = over_budget(launch, target, used)
@@ -150,11 +164,13 @@ def main(arguments: list[str]) -> int:
             )
     print(f"{len(found)} launches by Triton {triton.__version__}, {len(failures)} over budget")
     if options.golden:
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        golden_file().write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    differing = differences(found, golden_file()) if options.compare else []
+    for difference in differing:
+        print(f"NOT PROVED: {difference}")
     if options.json:
         options.json.write_text(json.dumps({"found": found, "over": failures}))
-    return int(bool(failures))
+    return int(bool(failures or differing))
 
 
 def _name(kernel: str, bounds: Bounds, numbers: tuple[int, ...]) -> str:

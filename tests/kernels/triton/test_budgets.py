@@ -20,6 +20,7 @@ GOOD = Resources(
     stores=4,
     atomics=0,
     dependent="WRW",
+    early=[],
 )
 EXPAND = Launch("expand-h16", SimpleNamespace(), {}, {"BLOCK_M": 16, "DEPENDENT": True}, 4, 2)
 SHRINK = replace(EXPAND, name="shrink-h16", constants={**EXPAND.constants, "BLOCK_K": 64})
@@ -38,6 +39,7 @@ PRODUCT = replace(SHRINK, name="head_product-h16")
         (EXPAND, {"wide_loads": 0, "async_copies": 0}, "no 16-byte load"),
         (EXPAND, {"dependent": "RW"}, "released before it waited"),
         (EXPAND, {"dependent": ""}, "not a dependent launch"),
+        (EXPAND, {"early": ["hidden"]}, "before it waits: hidden"),
         (SHRINK, {"narrow_async_copies": 2}, "async copies under 16 bytes"),
         (SHRINK, {"async_copies": 0}, "weights not copied asynchronously"),
         (PRODUCT, {"async_copies": 0}, "weights not copied asynchronously"),
@@ -57,5 +59,5 @@ def test_a_multiprocessor_holds_what_its_scarcest_resource_allows():
 
 
 def test_every_table_row_is_compiled_under_a_name_of_its_own():
-    names = [launch.name for launch in launches(dependent=False)]
+    names = [launch.name for launch in launches("sm_80")]
     assert len(names) == len(set(names)) >= 24
