@@ -142,7 +142,7 @@ def main() -> int:
     """Compile the kernels and every broken one; print."""
     # Here, because Triton's kernels are decorated when they are imported.
     from kernels.lora.triton import expand, shrink
-    from tests.kernels.triton.budgets import launches, with_kernel
+    from tests.kernels.triton.launches import launches, with_kernel
     from tests.kernels.triton.test_mutations import mutant
 
     found: dict[str, dict[str, list[str]]] = {"as they are": {}, "broken": {}}

@@ -6,8 +6,8 @@ import torch
 from kernels.lora.segments import build_segments
 from kernels.lora.triton import library
 from kernels.lora.triton.configs import ExpandConfig, ShrinkConfig, load_table
-from tests.kernels.triton.budgets import launches
 from tests.kernels.triton.cases import Case, build, operations
+from tests.kernels.triton.launches import launches
 
 SMALL = Case(64, (32,), ((8,),), (0, 0), torch.bfloat16)
 
