@@ -142,7 +142,8 @@ def main() -> int:
     """Compile the kernels and every broken one; print."""
     # Here, because Triton's kernels are decorated when they are imported.
     from kernels.lora.triton import expand, shrink
-    from tests.kernels.triton.budgets import launches, with_kernel
+    from tests.kernels.triton.launch import with_kernel
+    from tests.kernels.triton.launches import launches
     from tests.kernels.triton.test_mutations import mutant
 
     found: dict[str, dict[str, list[str]]] = {"as they are": {}, "broken": {}}

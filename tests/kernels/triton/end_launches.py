@@ -1,4 +1,4 @@
-"""Every row of the ends' block table as a launch to compile: what `budgets` adds to the projections'."""
+"""Every row of the ends' block table as a launch to compile: what `launches` adds to the projections'."""
 
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -8,17 +8,10 @@ from kernels.lora.pool import PAGE_ROWS
 from kernels.lora.triton.configs import MAX_RANK, Bounds
 from kernels.lora.triton.ends import expand, lookup, product, shrink
 from kernels.lora.triton.ends.configs import EndBlocks, load_end_blocks
-from tests.kernels.triton.targets import Launch, backend_of
+from tests.kernels.triton.launch import Launch
+from tests.kernels.triton.targets import backend_of
 
 IN_FEATURES = 4096
-TYPES = {
-    **dict.fromkeys(("x", "out"), "*bf16:16"),
-    **dict.fromkeys(("order", "tiles", "num_tiles"), "*i32:16"),
-    **dict.fromkeys(("ids", "ends"), "*i64:16"),
-    **dict.fromkeys(("hidden", "multiplier"), "*fp32:16"),
-    **dict.fromkeys(("width", "in_features", "out_features"), "i32:16"),
-    **dict.fromkeys(("stride_x", "stride_out", "stride_split"), "i32:16"),
-}
 
 
 def end_launches(target: str) -> Iterator[Launch]:
@@ -76,4 +69,4 @@ def _launch(
     sizes = "x".join(map(str, (*astuple(row)[:2], *numbers)))
     constants = {**constants, "BLOCK_M": bounds.tile_height}
     whole = f"{name}-h{bounds.tile_height}-{sizes}"
-    return Launch(whole, kernel, TYPES, constants, row.num_warps, row.num_stages)
+    return Launch(whole, kernel, constants, row.num_warps, row.num_stages)

@@ -52,28 +52,6 @@ class Resources:
     early: list[str]  # what a dependent launch touches before it waits: see `dependence`
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One specialisation of a kernel."""
-
-    name: str
-    kernel: Any
-    types: dict[str, str]  # of its arguments; one that ends in `:16` is known to be divisible by 16
-    constants: dict[str, Any]
-    num_warps: int
-    num_stages: int
-
-    @property
-    def decode(self) -> bool:
-        """Whether its tiles are low: many of its programs must fit a multiprocessor."""
-        return bool(self.constants["BLOCK_M"] == 16)
-
-    @property
-    def streams(self) -> bool:
-        """Whether it runs over inputs, so that copies of the next ones overlap the products of these."""
-        return "BLOCK_K" in self.constants
-
-
 def compile_launch(
     kernel: Any, signature: dict[str, str], constants: dict[str, Any], target: str, **options: Any
 ) -> Resources:

@@ -11,10 +11,10 @@ from kernels.lora.triton.configs import ExpandConfig, ShrinkConfig, load_table
 from kernels.lora.triton.ends import library as end_library
 from kernels.lora.triton.ends.configs import EndBlocks, load_end_blocks
 from tests.kernels.triton import end_cases
-from tests.kernels.triton.budgets import launches
 from tests.kernels.triton.cases import Case, build, operations
 from tests.kernels.triton.end_cases import EndCase
 from tests.kernels.triton.end_launches import end_launches
+from tests.kernels.triton.launches import projection_launches
 
 END = EndCase(40, 64, (8,), (0, 0), torch.bfloat16)
 SMALL = Case(64, (32,), ((8,),), (0, 0), torch.bfloat16)
@@ -33,7 +33,7 @@ def test_a_launch_has_the_stages_that_its_backend_is_compiled_for(
         problem.x, problem.module, build_segments(SMALL.slots), out=problem.base.clone()
     )
     assert [config.num_stages for config in launched] == [most, 2]
-    assert max(launch.num_stages for launch in launches(target)) == most
+    assert max(launch.num_stages for launch in projection_launches(target)) == most
 
 
 @pytest.mark.parametrize(("hip", "target", "most"), [(None, "sm_90", 3), ("7.0", "gfx942", 2)])
