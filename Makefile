@@ -59,7 +59,7 @@ check: .venv/.installed ## format, lint, types, import contracts, protos, unit t
 
 kernels: .venv/.installed ## prove the GPU kernels without a GPU: budgets on five targets, every numeric case
 	@$(BIN)/python -m pytest tests/kernels/triton
-	@TRITON_CACHE_DIR=build/triton-cache $(BIN)/python -m tests.kernels.triton.budgets
+	@TRITON_CACHE_DIR=build/triton-cache $(BIN)/python -m tests.kernels.triton.budgets --compare --all
 
 # No set-up: it runs in a plain CUDA PyTorch image, with that image's python.
 GPU_PYTHON ?= python3

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import structlog
 import torch
 from transformers import PreTrainedModel
+from triton.errors import TritonError
 
 from data_plane.adapters.layout import AdapterLayout, End
 from data_plane.config import EngineConfig
 from data_plane.engine.graphs import GraphedModel, Recorder, capture_sizes
+from data_plane.engine.lora_path import EndPath, LoraPath
 from data_plane.engine.stage import DeviceStage
 from data_plane.engine.step_model import EagerModel, StepModel, StepParts
 from data_plane.errors import InvalidRequest
@@ -60,6 +62,8 @@ class CudaPlatform:
         self._probe, self._make_recorder = probe, make_recorder
         self._tiled: TiledLoraOps | None = None
         self._tiled_ends: TiledEndOps | None = None
+        self._lora: LoraPath | None = None
+        self._ends: EndPath | None = None
         self._eager_reason = "enforce_eager is set" if config.enforce_eager else None
 
     @property
@@ -112,16 +116,16 @@ class CudaPlatform:
             modules, max_rank=self._config.max_lora_rank, max_tokens=self._config.max_num_batched_tokens
         )
         modules[0].slots.columns_in_expand = True
-        self._tiled = ops
-        return ops
+        self._tiled, self._lora = ops, LoraPath(ops)
+        return self._lora
 
     def end_ops(self, slots: SlotTable, dtype: torch.dtype) -> EndOps:
         """See `Platform.end_ops`: by Triton where the projections are."""
         if self._tiled is None:
             return TorchEndOps(slots)
         ops = TritonEndOps(slots, max_rank=self._config.max_lora_rank, device=self._device.torch, dtype=dtype)
-        self._tiled_ends = ops
-        return ops
+        self._tiled_ends, self._ends = ops, EndPath(ops)
+        return self._ends
 
     def kv_cache_bytes(self) -> int:
         """See `Platform.kv_cache_bytes`: as set, or what is left of gpu_memory_utilization."""
@@ -166,10 +170,29 @@ class CudaPlatform:
             with torch.inference_mode():
                 captured = graphed.capture(self._make_recorder())
         except RuntimeError as error:  # a definition that reads numbers back cannot be recorded
-            _log.warning("gpu_graphs", captured=0, reason=str(error).partition("\n")[0])
-            return eager
+            return self._unrecorded(error, eager)
+        except TritonError as error:  # block sizes that this device does not hold, for one
+            return self._unrecorded(
+                error, EagerModel(parts.base, parts.kv, self._without_triton(error, parts))
+            )
         _log.info("gpu_graphs", captured=captured, reason="decode steps are replayed")
         return graphed
+
+    @staticmethod
+    def _unrecorded(error: Exception, eager: StepModel) -> StepModel:
+        _log.warning("gpu_graphs", captured=0, reason=str(error).partition("\n")[0])
+        return eager
+
+    def _without_triton(self, error: Exception, parts: StepParts) -> DeviceStage:
+        # Before any step: eagerly the same launches would fail, in service.
+        if self._lora is not None:
+            self._lora.present, self._tiled = TorchLoraOps(), None
+            parts.slots.columns_in_expand = False
+            _log.warning("gpu_lora", path="torch", reason=f"a launch failed: {error}")
+        # Together, whichever of them failed: a stage describes steps to both or to neither.
+        if self._ends is not None:
+            self._ends.present, self._tiled_ends = TorchEndOps(parts.slots), None
+        return DeviceStage(self._device, parts.slots, None, None)
 
     def _no_varlen(
         self, varlen: PagedAttention, found: ModelTrace, dtype: torch.dtype, block_size: int

@@ -3,20 +3,26 @@
 A table and no autotuning: a launch in a captured graph may not try things out, and a compilation
 in the middle of serving stalls every stream. Rows are read in order; the first whose bounds hold
 is taken, and the last row of a kernel and tile height has no bounds, so that every shape that can
-be reached has one. `make gpu` writes a table tuned on its machine.
+be reached has one. A table is loaded for a backend: what the proof compiles is what is launched there.
+`make gpu` writes a table tuned on its machine.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+import torch
 
 from kernels.lora.triton.errors import LaunchRefused
 
 TABLE_FILE = Path(__file__).with_name("table.json")
 TILE_HEIGHTS = (16, 64)  # decode; prefill and many tokens of one adapter
 MIN_RANK, MAX_RANK = 16, 512
+Backend = Literal["cuda", "hip"]
+# AMD's 64 KiB of shared memory hold two stages of every row.
+MAX_STAGES: dict[Backend, int] = {"cuda": 8, "hip": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +92,30 @@ def rank_bound(rank: int) -> int:
     return max(MIN_RANK, 1 << (rank - 1).bit_length())
 
 
-def load_table(file: Path = TABLE_FILE) -> BlockTable:
-    """Read and check the committed table."""
-    rows = json.loads(file.read_text())
-    table = BlockTable(
-        tuple((Bounds(**row["for"]), ShrinkConfig(**row["blocks"])) for row in rows["shrink"]),
-        tuple((Bounds(**row["for"]), ExpandConfig(**row["blocks"])) for row in rows["expand"]),
+def present_backend() -> Backend:
+    """What this build of torch launches on."""
+    return "cuda" if torch.version.hip is None else "hip"
+
+
+def load_table(file: Path = TABLE_FILE, *, backend: Backend | None = None) -> BlockTable:
+    """Read and check the committed table, as `backend` launches it; None: the present one."""
+    return BlockTable(
+        read_rows(file, "shrink", ShrinkConfig, backend), read_rows(file, "expand", ExpandConfig, backend)
     )
-    check_covered("shrink", table.shrink_rows, file)
-    check_covered("expand", table.expand_rows, file)
-    return table
 
 
-def check_covered(kernel: str, rows: Sequence[tuple[Bounds, object]], file: Path) -> None:
-    """Refuse rows among which a shape may find none."""
+def read_rows(
+    file: Path, kernel: str, make: Callable[..., Config], backend: Backend | None
+) -> tuple[tuple[Bounds, Config], ...]:
+    """A kernel's rows, as `backend` launches them; refuse rows among which a shape may find none."""
+    most = MAX_STAGES[backend or present_backend()]
+    rows = [(Bounds(**row["for"]), row["blocks"]) for row in json.loads(file.read_text())[kernel]]
     for height in TILE_HEIGHTS:
         if Bounds(height) not in [bounds for bounds, _ in rows]:
             raise LaunchRefused(f"{kernel}.tile_height", height, f"has no row without bounds in {file}")
+    return tuple(
+        (bounds, make(**blocks | {"num_stages": min(blocks["num_stages"], most)})) for bounds, blocks in rows
+    )
 
 
 def first_fitting(rows: Sequence[tuple[Bounds, Config]], tile_height: int, **values: int) -> Config:

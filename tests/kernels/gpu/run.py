@@ -2,7 +2,8 @@
 
     python -m tests.kernels.gpu [--out build/gpu]
 
-1. correctness on the device against fp64, projections and both ends, also under replayed CUDA graphs
+1. correctness on the device: LoRA of projections and of both ends against fp64, the KV write against
+   indexing, paged attention against plain PyTorch; each also under replayed CUDA graphs
 2. a tiny model with adapters through the engine, with graphs and without: the CPU's greedy tokens
 3. step time with and without LoRA, and its ratio to the limit of the device
 4. the tuner, until its time is over; its table is written beside, never over the committed one
@@ -17,6 +18,7 @@ import json
 import time
 import traceback
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ from kernels.lora.segments import build_segments
 from kernels.lora.triton.configs import load_table, rank_bound
 from kernels.lora.triton.tiles import LaunchShape
 from tests.kernels.gpu.end_to_end import end_to_end, is_wrong
-from tests.kernels.triton import end_cases, step_time, tuner
+from tests.kernels.gpu.ends import end_correctness, num_demanded_ends, replayed_ends
+from tests.kernels.gpu.paged import paged
+from tests.kernels.triton import step_time, tuner
 from tests.kernels.triton.cases import (
     BOUND,
     Case,
@@ -39,44 +43,43 @@ from tests.kernels.triton.cases import (
     operations,
     worst_error,
 )
-from tests.kernels.triton.end_cases import BARE, OWN, EndCase
 from tests.kernels.triton.plot import line_plot
 from tests.kernels.triton.roofline import H100, LLAMA_8B, LLAMA_70B_TP8, Gpu, Traffic, ratio
 
-ENDS_S, CORRECTNESS_S, STEPS_S, TOTAL_S = (
-    40,
-    140,
-    260,
-    440,
-)  # since the start; what is left at a bound is left out
+# Since the start; what is left at a bound is left out, but what is demanded.
+ENDS_S, CORRECTNESS_S, STEPS_S, TOTAL_S = 60, 150, 260, 440
 RANKS = (1, 8, 16, 64, 320, 512)
 WIDTHS = {576: (576, 192, 192), 4096: (4096, 1024, 1024), 14336: (4096,)}
+TOKENS, DTYPES = (64, 7, 1, 300), (torch.bfloat16, torch.float16)
 NUM_TOKENS, RANKS_OF_STEPS, ADAPTERS = 64, (16, 64), (1, 4, 16, 64)
 MEMORY_SHARE = 0.7  # of what is free
 
 
 def correctness(device: str, deadline: float) -> list[dict[str, Any]]:
-    """Errors in units of rounding; over BOUND is wrong."""
+    """Errors in units of rounding; over BOUND is wrong. The demanded cases come first, whatever the time."""
     found: list[dict[str, Any]] = []
-    for rank in RANKS:
-        for inputs, widths in WIDTHS.items():
-            for num_tokens in (1, 7, 64, 300):
-                for dtype in (torch.bfloat16, torch.float16):
-                    if time.monotonic() > deadline:
-                        return found
-                    ranks = mixed_ranks(rank, len(widths))
-                    slots = mixed_slots(num_tokens, len(ranks), seed=rank + num_tokens)
-                    worst = worst_error([Case(inputs, widths, ranks, slots, dtype, device)])
-                    found.append(
-                        {
-                            "rank": rank,
-                            "in_features": inputs,
-                            "num_tokens": num_tokens,
-                            "dtype": str(dtype),
-                            "error": worst,
-                        }
-                    )
+    for num_tokens, rank, inputs, dtype in product(TOKENS, RANKS, WIDTHS, DTYPES):
+        if len(found) >= num_demanded() and time.monotonic() > deadline:
+            break
+        widths = WIDTHS[inputs]
+        ranks = mixed_ranks(rank, len(widths))
+        slots = mixed_slots(num_tokens, len(ranks), seed=rank + num_tokens)
+        worst = worst_error([Case(inputs, widths, ranks, slots, dtype, device)])
+        found.append(
+            {
+                "rank": rank,
+                "in_features": inputs,
+                "num_tokens": num_tokens,
+                "dtype": str(dtype),
+                "error": worst,
+            }
+        )
     return found
+
+
+def num_demanded() -> int:
+    """Cases without which nothing is proved: every rank, width and dtype at one number of tokens."""
+    return len(RANKS) * len(WIDTHS) * len(DTYPES)
 
 
 def replayed_graph(device: str) -> float:
@@ -99,66 +102,6 @@ def replayed_graph(device: str) -> float:
         out.copy_(problem.base)
         graph.replay()
         worst = max(worst, error(case, replace(problem, x=x), out))
-    return worst
-
-
-def end_correctness(device: str, deadline: float) -> list[dict[str, Any]]:
-    """Errors at the embedding and the head in units of rounding; over BOUND is wrong."""
-    found: list[dict[str, Any]] = []
-    for rank in RANKS:
-        for vocabulary, width in ((1000, 576), (32000, 4096)):
-            for num_tokens in (1, 7, 64, 300):
-                for dtype in (torch.bfloat16, torch.float16):
-                    if time.monotonic() > deadline:
-                        return found
-                    slots = mixed_slots(num_tokens, 6, seed=rank + num_tokens)
-                    kinds, affine = end_cases.mixed_kinds(rank), rank % 16 == 0
-                    case = EndCase(vocabulary, width, kinds, slots, dtype, device, affine=affine)
-                    found.append(
-                        {
-                            "rank": rank,
-                            "vocabulary": vocabulary,
-                            "num_tokens": num_tokens,
-                            "dtype": str(dtype),
-                            "error": max(end_cases.worst_errors([case], captured=num_tokens == 64)),
-                        }
-                    )
-    return found
-
-
-def replayed_ends(device: str) -> float:
-    """One captured graph of both ends, replayed for adapters that are bound anew in its slots."""
-    kinds = (16, OWN, 8, BARE)
-    case = EndCase(1000, 576, kinds, mixed_slots(32, len(kinds)), torch.bfloat16, device, affine=True)
-    problem = end_cases.build(case)
-    # NaN where only the first binding reads nothing.
-    problem = replace(
-        problem, ids=torch.full_like(problem.ids, case.vocabulary - 1), x=problem.x.nan_to_num(0.5)
-    )
-    for rows in problem.slots.rows:
-        if rows and rows.side and rows.side.embedding:
-            for tensor in rows.side.embedding.tensors():
-                if tensor is not None:
-                    tensor.nan_to_num_(0.5)
-    ops, segments = end_cases.operations(case, problem), build_segments(case.slots)
-    rows_of = torch.arange(len(case.slots), device=device)
-    found = (problem.embeddings.clone(), problem.logits.clone())
-
-    def work() -> None:
-        ops.change_embeddings(problem.ids, segments, multiplier=problem.multiplier, out=found[0])
-        ops.change_logits(problem.x, segments, rows_of, out=found[1])
-
-    end_cases.begin(ops, case)
-    graph = step_time.capture(work)
-    worst, bound = 0.0, list(problem.slots.rows)
-    for turn in range(len(bound)):
-        for slot, row in enumerate(bound[turn:] + bound[:turn]):
-            problem.slots.bind(slot, row)
-        end_cases.refresh(ops, case)
-        found[0].copy_(problem.embeddings)
-        found[1].copy_(problem.logits)
-        graph.replay()
-        worst = max(worst, *end_cases.errors(case, problem, found))
     return worst
 
 
@@ -248,10 +191,9 @@ def main(arguments: list[str]) -> int:
     # The graph first: what serving uses.
     finish("replayed_graph_error", replayed_graph("cuda"))
     finish("replayed_ends_error", replayed_ends("cuda"))
+    finish("paged", paged("cuda"))
     finish("end_correctness", end_correctness("cuda", begin + ENDS_S))
     finish("correctness", correctness("cuda", begin + CORRECTNESS_S))
-    tried = result["correctness"] + result["end_correctness"]
-    wrong = [case for case in tried if not case["error"] < BOUND]
     finish("end_to_end", attempted_end_to_end())
     if "skipped" in result["end_to_end"]:
         print(f"end_to_end: skipped, {result['end_to_end']['skipped']}")
@@ -262,21 +204,38 @@ def main(arguments: list[str]) -> int:
     table, timed = tuner.tune(load_table(), step_time.LaunchTimer("cuda"), time.monotonic, begin + TOTAL_S)
     (out / "table.json").write_text(tuner.to_json(table))
     finish("tuned", timed)
+    return report(result)
+
+
+def report(result: dict[str, Any]) -> int:
+    """Print what the parts found; the exit status."""
     for step in result["steps"]:
         print(
             "{model}: rank {rank}, {num_adapters} adapters: {ratio:.2f} × base (limit {limit:.2f})".format(
                 **step
             )
         )
-    print(f"{len(tried)} cases, {len(wrong)} wrong")
-    replayed = [result["replayed_graph_error"], result["replayed_ends_error"]]
-    print(
-        "replayed graphs, of projections and of ends: error {:.2f} and {:.2f}".format(*replayed),
-        f"of {BOUND}",
-    )
+    found = {
+        "projections": (result["correctness"], num_demanded(), result["replayed_graph_error"]),
+        "ends": (result["end_correctness"], num_demanded_ends(), result["replayed_ends_error"]),
+    }
+    right = [is_right(name, *each) for name, each in found.items()]
+    faults = [check for check in result["paged"] if check["wrong"]]
+    for check in faults:
+        print("{check}: {wrong}".format(**check))
+    print(f"attention and KV write: {len(result['paged'])} checks, {len(faults)} wrong")
     print(f"end to end: {json.dumps(result['end_to_end'])}")
-    right = all(error < BOUND for error in replayed) and not is_wrong(result["end_to_end"])
-    return int(bool(wrong) or not right)
+    whole = result["paged"] and not faults and not is_wrong(result["end_to_end"])
+    return int(not (all(right) and whole))
+
+
+def is_right(name: str, cases: list[dict[str, Any]], demanded: int, replayed: float) -> bool:
+    """Whether every demanded case was computed, and those and the replayed graph are within BOUND."""
+    wrong = [case for case in cases if not case["error"] < BOUND]
+    print(f"{name}: {len(cases)} cases, {len(wrong)} wrong; replayed graph: error {replayed:.2f} of {BOUND}")
+    if missing := max(0, demanded - len(cases)):
+        print(f"{name}: {missing} of {demanded} demanded cases were not computed")
+    return not (wrong or missing) and replayed < BOUND
 
 
 def plot(steps: list[dict[str, Any]]) -> str:

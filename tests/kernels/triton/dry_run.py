@@ -1,12 +1,14 @@
 """Runs the real host code of the launches with no GPU: a driver that compiles but only records.
 
-    python -m tests.kernels.triton.dry_run [--rows]
+    python -m tests.kernels.triton.dry_run [--rows] [--target gfx942]
 
 Prints JSON: compilations of each kernel over a sweep of decode batches, the launches, and whether
 a block size that no GPU can hold is refused; with `--rows`, the compilations of every row of the
-block table over three batches of it. Tensors are on the CPU; nothing is computed.
+block table over three batches of it, and the stages and shared memory of their launches. Tensors are
+on the CPU; nothing is computed.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -35,8 +37,11 @@ NUM_SLOTS, RANK, IN_FEATURES, WIDTHS = 40, 16, 4096, (4096, 1024, 1024)
 
 
 class _Utilities:
+    def __init__(self, target: str) -> None:
+        self._max_shared = MAX_SHARED[target]
+
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": MAX_SHARED[TARGET], "multiprocessor_count": 132, "warpSize": 32}
+        return {"max_shared_mem": self._max_shared, "multiprocessor_count": 132, "warpSize": 32}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, ...]:
         return 0, 0, 0, 0, 1024
@@ -45,15 +50,23 @@ class _Utilities:
 class RecordingDriver(DriverBase):
     """Stands where the CUDA driver stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: str = TARGET) -> None:
         super().__init__()
-        self.utils, self.launches = _Utilities(), list[dict[str, Any]]()
+        self.utils, self.launches = _Utilities(target), list[dict[str, Any]]()
+        self._target = target
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
         """What Triton calls to make a launch of a compiled kernel."""
 
         def launch(x: int, y: int, z: int, *rest: object) -> None:
-            self.launches.append({"kernel": source.fn.__name__, "grid": (x, y, z), "shared": metadata.shared})
+            self.launches.append(
+                {
+                    "kernel": source.fn.__name__,
+                    "grid": (x, y, z),
+                    "shared": metadata.shared,
+                    "num_stages": metadata.num_stages,
+                }
+            )
 
         return launch
 
@@ -62,7 +75,7 @@ class RecordingDriver(DriverBase):
         return True
 
     def get_current_target(self) -> Any:
-        return TARGETS[TARGET]
+        return TARGETS[self._target]
 
     def get_current_device(self) -> int:
         return 0
@@ -108,10 +121,10 @@ def compilations() -> dict[str, int]:
     return {name: len(kernel.device_caches[0][0]) for name, kernel in kernels.items()}
 
 
-def launch_sample(sample: Sample, fewer: int) -> None:
+def launch_sample(sample: Sample, fewer: int, dependent: bool) -> None:
     """The sample's kernel for a batch of its row, with `fewer` tokens."""
     module = made_module(sample.num_adapters, sample.rank, sample.in_features, sample.widths)
-    ops = TritonLoraOps([module], max_rank=sample.rank, max_tokens=sample.num_tokens, dependent=True)
+    ops = TritonLoraOps([module], max_rank=sample.rank, max_tokens=sample.num_tokens, dependent=dependent)
     case = sample.case(torch.bfloat16, "cpu")
     segments = build_segments(case.slots[: len(case.slots) - fewer])
     x = torch.empty(segments.num_tokens, sample.in_features, dtype=torch.bfloat16)
@@ -123,19 +136,21 @@ def launch_sample(sample: Sample, fewer: int) -> None:
         ops.expand(hidden, module, segments, out=out)
 
 
-def compilations_of_rows(driver: "RecordingDriver") -> list[dict[str, Any]]:
+def compilations_of_rows(driver: "RecordingDriver", dependent: bool) -> list[dict[str, Any]]:
     """Of every row of the committed table: batches launched, and specialisations that they made."""
     table, found = load_table(), list[dict[str, Any]]()
     for kernel, rows in (("shrink", table.shrink_rows), ("expand", table.expand_rows)):
         for bounds, _ in rows:
             made, begin, sample = compilations()[kernel], len(driver.launches), sample_of(kernel, bounds)
             for fewer in FEWER:
-                launch_sample(sample, fewer)
-            launched = [launch["kernel"] for launch in driver.launches[begin:]]
+                launch_sample(sample, fewer, dependent)
+            own = [launch for launch in driver.launches[begin:] if launch["kernel"] == f"_{kernel}_kernel"]
             found.append(
                 {
                     "row": f"{kernel} {asdict(bounds)}",
-                    "launches": launched.count(f"_{kernel}_kernel"),
+                    "launches": len(own),
+                    "num_stages": max(launch["num_stages"] for launch in own),
+                    "shared": max(launch["shared"] for launch in own),
                     "compilations": compilations()[kernel] - made,
                 }
             )
@@ -156,12 +171,24 @@ def refuses_what_does_not_fit(module: LoraModule) -> bool:
     return False
 
 
+def recorded() -> tuple[argparse.Namespace, RecordingDriver]:
+    """The options of a dry run, and the driver that now records its launches."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", action="store_true")
+    parser.add_argument("--target", choices=list(TARGETS), default=TARGET)
+    options = parser.parse_args()
+    driver = RecordingDriver(options.target)
+    triton.runtime.driver.set_active(driver)
+    if options.target.startswith("gfx"):
+        torch.version.hip = "7.0"  # as a build of torch for it says
+    return options, driver
+
+
 def main() -> int:
     """Sweep, then print."""
-    driver = RecordingDriver()
-    triton.runtime.driver.set_active(driver)
-    if "--rows" in sys.argv:
-        print(json.dumps(compilations_of_rows(driver)))
+    options, driver = recorded()
+    if options.rows:
+        print(json.dumps(compilations_of_rows(driver, dependent=options.target == TARGET)))
         return 0
     module = made_module(NUM_SLOTS, RANK, IN_FEATURES, WIDTHS)
     ops = TritonLoraOps([module], max_rank=64, max_tokens=256, dependent=True)

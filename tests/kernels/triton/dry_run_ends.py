@@ -1,9 +1,9 @@
 """The real host code of the ends' launches with no GPU: see `dry_run`, whose driver it takes.
 
-    python -m tests.kernels.triton.dry_run_ends [--rows]
+    python -m tests.kernels.triton.dry_run_ends [--rows] [--target gfx942]
 
 Prints JSON, an entry a sweep of decode batches: launches by kernel with their grids, and compilations by
-kernel; with `--rows`, sweeps that reach every row of the block table.
+kernel, and the most stages and shared memory; with `--rows`, sweeps that reach every row of the block table.
 """
 
 import json
@@ -11,13 +11,12 @@ import sys
 from typing import Any
 
 import torch
-import triton
 
 from kernels.lora.pool import SlotTable
 from kernels.lora.segments import build_segments
 from kernels.lora.triton.ends import expand, lookup, product, shrink
 from kernels.lora.triton.ends.ops import TritonEndOps
-from tests.kernels.triton.dry_run import RecordingDriver
+from tests.kernels.triton.dry_run import RecordingDriver, recorded
 
 WIDTH, VOCABULARY, NUM_SLOTS = 4096, 128256, 64
 KERNELS = {
@@ -48,16 +47,22 @@ def sweep(driver: RecordingDriver, rank: int, batches: tuple[int, ...], num_adap
         ops.change_embeddings(ids, segments, multiplier=multiplier, out=torch.empty_like(x))
         ops.change_logits(x, segments, ids, out=logits)
     made = {name: count - before[name] for name, count in compilations().items()}
-    launches = [(launch["kernel"], launch["grid"]) for launch in driver.launches[begin:]]
-    return {"rank": rank, "batches": batches, "compilations": made, "launches": launches}
+    own = driver.launches[begin:]
+    return {
+        "rank": rank,
+        "batches": batches,
+        "compilations": made,
+        "launches": [(launch["kernel"], launch["grid"]) for launch in own],
+        "num_stages": max(launch["num_stages"] for launch in own),
+        "shared": max(launch["shared"] for launch in own),
+    }
 
 
 def main() -> int:
     """Sweep, then print."""
-    driver = RecordingDriver()
-    triton.runtime.driver.set_active(driver)
+    options, driver = recorded()
     sweeps = [(16, FEW, NUM_SLOTS), (16, MANY, NUM_SLOTS)]
-    if "--rows" in sys.argv:
+    if options.rows:
         kinds = ((FEW, NUM_SLOTS), (MANY, NUM_SLOTS), (LONG, 1))
         sweeps = [(rank, *kind) for rank in (16, 32, 64, 512) for kind in kinds]
     print(json.dumps([sweep(driver, *each) for each in sweeps]))

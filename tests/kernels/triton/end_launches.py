@@ -1,4 +1,4 @@
-"""Every row of the ends' block table as a launch to compile: what `budgets` adds to the projections'."""
+"""Every row of the ends' block table as a launch to compile: what `launches` adds to the projections'."""
 
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -7,37 +7,30 @@ from typing import Any
 from kernels.lora.pool import PAGE_ROWS
 from kernels.lora.triton.configs import MAX_RANK, Bounds
 from kernels.lora.triton.ends import expand, lookup, product, shrink
-from kernels.lora.triton.ends.configs import load_end_blocks
-from tests.kernels.triton.targets import Launch
+from kernels.lora.triton.ends.configs import EndBlocks, load_end_blocks
+from tests.kernels.triton.launch import Launch
+from tests.kernels.triton.targets import backend_of
 
 IN_FEATURES = 4096
-TYPES = {
-    **dict.fromkeys(("x", "out"), "*bf16:16"),
-    **dict.fromkeys(("order", "tiles", "num_tiles"), "*i32:16"),
-    **dict.fromkeys(("ids", "ends"), "*i64:16"),
-    **dict.fromkeys(("hidden", "multiplier"), "*fp32:16"),
-    **dict.fromkeys(("width", "in_features", "out_features"), "i32:16"),
-    **dict.fromkeys(("stride_x", "stride_out", "stride_split"), "i32:16"),
-}
 
 
-def end_launches() -> Iterator[Launch]:
-    """One a kernel and table row that differs in more than its grid."""
-    seen = set[str]()
-    for launch in (*_lookups(), *_shrinks(), *_expands(), *_products()):
+def end_launches(target: str) -> Iterator[Launch]:
+    """One a kernel and table row that differs in more than its grid, as it is launched on `target`."""
+    seen, blocks = set[str](), load_end_blocks(backend=backend_of(target))
+    for launch in (*_lookups(blocks), *_shrinks(blocks), *_expands(blocks), *_products(blocks)):
         if launch.name not in seen:
             seen.add(launch.name)
             yield launch
 
 
-def _lookups() -> Iterator[Launch]:
-    for bounds, row in load_end_blocks().lookup_rows:
+def _lookups(blocks: EndBlocks) -> Iterator[Launch]:
+    for bounds, row in blocks.lookup_rows:
         constants = {"BLOCK_N": row.block_n, "BLOCK_R": row.block_r}
         yield _launch("lookup", lookup._lookup_kernel, bounds, row, constants)
 
 
-def _shrinks() -> Iterator[Launch]:
-    for bounds, row in load_end_blocks().shrink_rows:
+def _shrinks(blocks: EndBlocks) -> Iterator[Launch]:
+    for bounds, row in blocks.shrink_rows:
         constants = {
             "PAGE": PAGE_ROWS,
             "RANK": bounds.max_columns or 64,
@@ -49,9 +42,9 @@ def _shrinks() -> Iterator[Launch]:
         yield _launch("head_shrink", shrink._shrink_kernel, bounds, row, constants)
 
 
-def _expands() -> Iterator[Launch]:
-    splits = {bounds.tile_height: row.split_k for bounds, row in load_end_blocks().shrink_rows}
-    for bounds, row in load_end_blocks().expand_rows:
+def _expands(blocks: EndBlocks) -> Iterator[Launch]:
+    splits = {bounds.tile_height: row.split_k for bounds, row in blocks.shrink_rows}
+    for bounds, row in blocks.expand_rows:
         for rank in sorted({bounds.max_rank or max(64, row.block_r), bounds.max_rank or MAX_RANK}):
             constants = {
                 "PAGE": PAGE_ROWS,
@@ -63,8 +56,8 @@ def _expands() -> Iterator[Launch]:
             yield _launch("head_expand", expand._expand_kernel, bounds, row, constants, rank)
 
 
-def _products() -> Iterator[Launch]:
-    for bounds, row in load_end_blocks().product_rows:
+def _products(blocks: EndBlocks) -> Iterator[Launch]:
+    for bounds, row in blocks.product_rows:
         even = IN_FEATURES % row.block_k == 0
         constants = {"BLOCK_N": row.block_n, "BLOCK_K": row.block_k, "EVEN_K": even}
         yield _launch("head_product", product._product_kernel, bounds, row, constants)
@@ -76,4 +69,4 @@ def _launch(
     sizes = "x".join(map(str, (*astuple(row)[:2], *numbers)))
     constants = {**constants, "BLOCK_M": bounds.tile_height}
     whole = f"{name}-h{bounds.tile_height}-{sizes}"
-    return Launch(whole, kernel, TYPES, constants, row.num_warps, row.num_stages)
+    return Launch(whole, kernel, constants, row.num_warps, row.num_stages)

@@ -8,13 +8,16 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from kernels.lora.triton.configs import Backend
+from tests.kernels.triton.dependence import OTHERS, accesses, early
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TARGETS = {
@@ -46,28 +49,7 @@ class Resources:
     stores: int
     atomics: int
     dependent: str  # waits (W) and releases (R) of a dependent launch, in program order
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One specialisation of a kernel."""
-
-    name: str
-    kernel: Any
-    types: dict[str, str]  # of its arguments; one that ends in `:16` is known to be divisible by 16
-    constants: dict[str, Any]
-    num_warps: int
-    num_stages: int
-
-    @property
-    def decode(self) -> bool:
-        """Whether its tiles are low: many of its programs must fit a multiprocessor."""
-        return bool(self.constants["BLOCK_M"] == 16)
-
-    @property
-    def streams(self) -> bool:
-        """Whether it runs over inputs, so that copies of the next ones overlap the products of these."""
-        return "BLOCK_K" in self.constants
+    early: list[str]  # what a dependent launch touches before it waits: see `dependence`
 
 
 def compile_launch(
@@ -82,8 +64,15 @@ def compile_launch(
             hints[(place,)] = [["tt.divisibility", int(divisor)]]
     source = ASTSource(kernel, types, constexprs=constants, attrs=hints)
     compiled = triton.compile(source, target=TARGETS[target], options=options)
-    read = _read_amd if target.startswith("gfx") else _read_cuda
-    return read(compiled)
+    if target.startswith("gfx"):
+        return _read_amd(compiled)
+    used = _read_cuda(compiled)
+    return replace(used, early=_early(compiled, list(signature))) if constants.get("DEPENDENT") else used
+
+
+def backend_of(target: str) -> Backend:
+    """Whose block sizes are launched there."""
+    return "hip" if target.startswith("gfx") else "cuda"
 
 
 def programs_per_sm(target: str, resources: Resources, num_warps: int) -> int:
@@ -121,6 +110,7 @@ def _read_cuda(compiled: Any) -> Resources:
         # Not REDUX (a warp's maximum) nor ATOMS (how sm_100 shares its matrix memory).
         atomics=count(r"REDG?\.|ATOMG?\."),
         dependent=order,
+        early=[],
     )
 
 
@@ -145,7 +135,15 @@ def _read_amd(compiled: Any) -> Resources:
         stores=count("(?:global|buffer)_store"),
         atomics=count("(?:global|buffer)_atomic"),
         dependent="",
+        early=[],
     )
+
+
+def _early(compiled: Any, parameters: list[str]) -> list[str]:
+    ptx, own = compiled.asm["ptx"], [name for name in OTHERS if name in parameters]
+    unseen = set(own) - accesses(ptx, parameters)
+    # A pointer that was not followed proves nothing.
+    return [*early(ptx, parameters, own), *(f"no access to {name} was found" for name in sorted(unseen))]
 
 
 def _output(tool: str, *arguments: str) -> str:

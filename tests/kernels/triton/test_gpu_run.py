@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kernels.lora.triton.configs import load_table
+from tests.kernels.gpu import ends
 from tests.kernels.gpu import run as gpu
 from tests.kernels.triton import step_time
 from tests.kernels.triton.cases import BOUND
@@ -82,7 +83,7 @@ def test_a_graph_replayed_for_other_adapters_computes_theirs():
 @pytest.mark.usefixtures("_eager")
 def test_a_graph_of_both_ends_computes_what_its_slots_are_bound_to_when_it_is_replayed():
     before = EagerGraph.replays
-    assert gpu.replayed_ends("cpu") < BOUND
+    assert ends.replayed_ends("cpu") < BOUND
     assert EagerGraph.replays == before + 4
 
 
@@ -139,16 +140,27 @@ def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
 
     stands_in(torch.cuda, "is_available", True)
     stands_in(torch.cuda, "get_device_name", "stand-in")
-    stands_in(gpu, "replayed_graph", BOUND / 2)
-    stands_in(gpu, "replayed_ends", BOUND / 2)
-    stands_in(gpu, "end_correctness", [{"error": BOUND / 2}])
     stands_in(gpu, "attempted_end_to_end", {"skipped": "not installed: transformers"})
     stands_in(gpu, "limits_of_device", H100)
     stands_in(gpu, "step_times", [])
     stands_in(step_time, "LaunchTimer", lambda sample, table: 1.0)
-    for error, status in ((BOUND / 2, 0), (BOUND, 1)):
-        stands_in(gpu, "correctness", [{"error": error}])
-        assert gpu.main(["--out", str(tmp_path)]) == status
+    right = {
+        "replayed_graph": BOUND / 2,
+        "replayed_ends": BOUND / 2,
+        "correctness": [{"error": BOUND / 2}] * gpu.num_demanded(),
+        "end_correctness": [{"error": BOUND / 2}] * gpu.num_demanded_ends(),
+        "paged": [{"check": "kv_write", "wrong": None}],
+    }
+    faults: list[dict[str, object]] = [
+        *({name: BOUND} for name in ("replayed_graph", "replayed_ends")),
+        *({name: [*right[name][1:], {"error": BOUND}]} for name in ("correctness", "end_correctness")),
+        *({name: right[name][1:]} for name in ("correctness", "end_correctness", "paged")),
+        {"paged": [{"check": "kv_write", "wrong": "1 elements differ"}]},
+    ]
+    for fault in ({}, *faults):
+        for name, value in {**right, **fault}.items():
+            stands_in(gpu, name, value)
+        assert gpu.main(["--out", str(tmp_path)]) == int(bool(fault)), fault
     table = load_table()
     assert load_table(tmp_path / "table.json") == table
     result = json.loads((tmp_path / "result.json").read_text())
@@ -156,11 +168,40 @@ def test_a_run_writes_a_whole_table_and_ends_with_1_where_a_number_is_wrong(
     assert result["limits"]["name"] == H100.name
 
 
-def test_correctness_stops_at_its_deadline_and_reports_what_it_did():
-    for part in (gpu.correctness, gpu.end_correctness):
-        found = part("cpu", time.monotonic() + 0.5)
-        assert 0 < len(found) < 20
-        assert all(case["error"] < BOUND for case in found)
+def test_correctness_computes_what_is_demanded_before_it_looks_at_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(gpu, "RANKS", (1, 8))
+    monkeypatch.setattr(gpu, "WIDTHS", {64: (32, 16), 40: (24,)})
+    found = gpu.correctness("cpu", time.monotonic() - 1)
+    assert len(found) == gpu.num_demanded() == 8
+    assert {(case["rank"], case["in_features"], case["dtype"]) for case in found} == {
+        (rank, inputs, dtype)
+        for rank in (1, 8)
+        for inputs in (64, 40)
+        for dtype in ("torch.bfloat16", "torch.float16")
+    }
+    assert all(case["error"] < BOUND for case in found)
+    assert len(gpu.correctness("cpu", time.monotonic() + 600)) == 4 * 8
+
+
+def test_correctness_of_the_ends_computes_what_is_demanded_before_it_looks_at_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(ends, "RANKS", (1, 8))
+    monkeypatch.setattr(ends, "SHAPES", ((40, 64), (72, 32)))
+    monkeypatch.setattr(ends, "TOKENS", (7, 1))
+    monkeypatch.setattr(ends, "CAPTURED", 7)
+    found = ends.end_correctness("cpu", time.monotonic() - 1)
+    assert len(found) == ends.num_demanded_ends() == 8
+    assert {(case["rank"], case["vocabulary"], case["dtype"]) for case in found} == {
+        (rank, vocabulary, dtype)
+        for rank in (1, 8)
+        for vocabulary in (40, 72)
+        for dtype in ("torch.bfloat16", "torch.float16")
+    }
+    assert all(case["error"] < BOUND for case in found)
+    assert len(ends.end_correctness("cpu", time.monotonic() + 600)) == 2 * 8
 
 
 def test_it_plots_what_was_timed_or_that_nothing_was():

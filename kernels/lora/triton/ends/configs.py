@@ -1,14 +1,13 @@
 """Block sizes of the ends' kernels, from a committed table of their own.
 
-Read as the projections' are (`triton.configs`): in order, the first row whose bounds hold, and a row
-without bounds for every kernel and tile height. `make gpu` checks these kernels and tunes none.
+Read as the projections' are (`triton.configs`): for a backend, in order, the first row whose bounds hold,
+and a row without bounds for every kernel and tile height. `make gpu` checks these kernels and tunes none.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.lora.triton.configs import Bounds, ExpandConfig, ShrinkConfig, check_covered, first_fitting
+from kernels.lora.triton.configs import Backend, Bounds, ExpandConfig, ShrinkConfig, first_fitting, read_rows
 
 TABLE_FILE = Path(__file__).with_name("table.json")
 
@@ -61,15 +60,11 @@ class EndBlocks:
         return first_fitting(self.product_rows, tile_height, tiles=tiles)
 
 
-def load_end_blocks(file: Path = TABLE_FILE) -> EndBlocks:
-    """Read and check the committed table."""
-    rows = json.loads(file.read_text())
-    blocks = EndBlocks(
-        tuple((Bounds(**row["for"]), ExpandConfig(**row["blocks"])) for row in rows["lookup"]),
-        tuple((Bounds(**row["for"]), ShrinkConfig(**row["blocks"])) for row in rows["shrink"]),
-        tuple((Bounds(**row["for"]), HeadExpandConfig(**row["blocks"])) for row in rows["expand"]),
-        tuple((Bounds(**row["for"]), ProductConfig(**row["blocks"])) for row in rows["product"]),
+def load_end_blocks(file: Path = TABLE_FILE, *, backend: Backend | None = None) -> EndBlocks:
+    """Read and check the committed table, as `backend` launches it; None: the present one."""
+    return EndBlocks(
+        read_rows(file, "lookup", ExpandConfig, backend),
+        read_rows(file, "shrink", ShrinkConfig, backend),
+        read_rows(file, "expand", HeadExpandConfig, backend),
+        read_rows(file, "product", ProductConfig, backend),
     )
-    for name in ("lookup", "shrink", "expand", "product"):
-        check_covered(name, getattr(blocks, f"{name}_rows"), file)
-    return blocks
