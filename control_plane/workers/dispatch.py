@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +24,7 @@ from control_plane.workers.fleet import Fleet
 from control_plane.workers.outage import ride_out
 from control_plane.workers.records import entries_of
 from control_plane.workers.sessions import Sessions
-from control_plane.workers.types import Outcome
+from control_plane.workers.types import Outcome, Worker
 from protos.sync.v1 import sync_pb2 as sync
 
 BLOCK_MS = 2000  # below the client's reply timeout
@@ -79,11 +80,33 @@ class Dispatcher:
             body = base64.b64encode(message.SerializeToString()).decode()
             await self._post(worker.replica, kind="command", worker=worker_id, body=body)
             async with asyncio.timeout(self._timeout_s):
-                return await outcome
+                return await self._answer(outcome, worker)
         except TimeoutError:
             raise NoWorker(f"replica {worker.replica!r} of worker {worker_id!r} did not answer") from None
         finally:
             del self._awaited[message.command_id]
+
+    async def _answer(self, outcome: asyncio.Future[Outcome], worker: Worker) -> Outcome:
+        """The outcome; raise NoWorker when the worker's stream has ended before.
+
+        A replica that was killed with the stream tells nobody.
+        """
+        left = asyncio.ensure_future(self._left(worker))
+        either: set[asyncio.Future[Any]] = {outcome, left}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            left.cancel()
+        if not outcome.done():
+            raise NoWorker(f"worker {worker.worker_id!r} left replica {worker.replica!r} before it answered")
+        return outcome.result()
+
+    async def _left(self, worker: Worker) -> None:
+        async with aclosing(self._fleet.follow()) as changes:
+            async for worker_id, _ in changes:
+                one = self._fleet.get(worker_id)
+                if one.worker_id == worker.worker_id and not (one.live and one.session == worker.session):
+                    return
 
     async def _post(self, replica: str, **letter: str) -> None:
         inbox = keys.inbox(replica)

@@ -1,5 +1,6 @@
 """Two replicas on one Redis: one leads, both serve."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from control_plane.workers import keys
 from protos.inference.v1 import inference_pb2
 from protos.registry.v1 import registry_pb2 as pb
 from tests.control_plane.adapter_files import write_adapter
-from tests.control_plane.fake_worker import BASE_MODEL
+from tests.control_plane.fake_worker import BASE_MODEL, Script
 from tests.control_plane.replica import Replica, eventually, ready, replica
 
 
@@ -112,3 +113,26 @@ async def test_a_command_of_an_older_leader_is_refused_by_the_worker(redis: Redi
         outcome = await control.plane.dispatcher.send(command, fencing_token=1)
         assert not outcome.ok
         assert outcome.reason == "token 1 is older than 2"
+
+
+async def test_a_command_ends_with_the_stream_of_its_worker_even_if_the_replica_says_nothing(
+    redis: Redis, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    client = LosesLetters.from_pool(connect(valkey.url).connection_pool)
+    async with (
+        replica(redis, tmp_path, num_holders=0, command_timeout_s=60.0) as one,
+        replica(client, tmp_path, num_holders=0, command_timeout_s=60.0) as dumb,
+        dumb.worker("worker-1").run() as worker,
+    ):
+        await ready(one, "worker-1")
+        await register(one, tmp_path)
+        worker.script = Script(answers=False)
+        client.losing = True  # as if it were killed with the stream
+        request = pb.LoadAdapterRequest(name="bot", worker_ids=["worker-1"])
+        call = one.registry.LoadAdapter(request, metadata=one.as_("acme"))
+        await eventually(lambda: worker.verbs() == ["load"])
+        await worker.disconnect()
+        async with asyncio.timeout(10):
+            (report,) = (await call).reports
+        assert not report.ok
+        assert "before it answered" in report.reason
