@@ -10,6 +10,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from data_plane.errors import AdapterRefused
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeftConfig:
@@ -77,7 +79,13 @@ class PeftConfig:
         prefix = r"(?:^|.*?\.)" if self.layers_pattern else r".*?\."
         matches = (re.match(prefix + layer_expression(pattern), name) for pattern in patterns)
         match = next((match for match in matches if match), None)
-        return match is not None and int(match["layer"]) in self.layers_to_transform
+        if match is None:
+            return False
+        if match["layer"] is None:  # a pattern with alternatives of its own may leave the number out
+            raise AdapterRefused(
+                f"layers_pattern {list(self.layers_pattern)} finds no layer's number in {name}"
+            )
+        return int(match["layer"]) in self.layers_to_transform
 
 
 def _key(name: str, value: Any) -> Hashable:

@@ -30,9 +30,10 @@ TRAINING_ONLY = frozenset(
         "fan_in_fan_out",
     }
 )
+TASK_TYPES = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 # Initialisations that leave the base weights alone; PiSSA, OLoRA and their kin replace them.
 INNOCENT_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
-# Options that change the computation and are not served: absent, null, false or empty only.
+# Options that change the computation and are not served: absent, or one of ABSENT, only.
 NOT_SERVED = frozenset(
     {
         "megatron_config",
@@ -51,6 +52,7 @@ NOT_SERVED = frozenset(
         "kasa_config",
     }
 )
+ABSENT: tuple[object, ...] = (None, False, "", [], {})
 USED = frozenset(
     {
         "peft_type",
@@ -76,7 +78,7 @@ USED = frozenset(
 def parse_peft_config(data: bytes) -> PeftConfig:
     """Parse the bytes of an adapter_config.json; refuse what is unknown, unsupported or ill-typed."""
     try:
-        raw = json.loads(data)
+        raw = json.loads(data.decode())  # UTF-8 alone, as PEFT reads it: json would guess
     except (ValueError, RecursionError) as error:
         raise AdapterRefused(f"{FILE_NAME} is not JSON: {error}") from error
     if not isinstance(raw, dict):
@@ -121,10 +123,12 @@ def _refuse_options(raw: dict[str, object]) -> None:
     if raw.get("peft_type") != "LORA":
         raise AdapterRefused(f"{FILE_NAME}: peft_type {raw.get('peft_type')!r} is not LORA")
     for name, value in raw.items():
-        if name in NOT_SERVED and value:
+        # Not by being false: to PEFT 0 is a token's index.
+        if name in NOT_SERVED and not any(value == one and type(value) is type(one) for one in ABSENT):
             raise AdapterRefused(f"{FILE_NAME}: {name}={value!r} is not supported")
         if name not in NOT_SERVED | TRAINING_ONLY | USED:
             raise AdapterRefused(f"{FILE_NAME}: option {name!r} is unknown")
+    _refuse_unreadable(raw)
     if raw.get("bias", "none") != "none":
         raise AdapterRefused(f"{FILE_NAME}: bias={raw['bias']!r} is not supported, only 'none'")
     if raw.get("init_lora_weights") not in INNOCENT_INITS:
@@ -132,6 +136,15 @@ def _refuse_options(raw: dict[str, object]) -> None:
             f"{FILE_NAME}: init_lora_weights={raw['init_lora_weights']!r} changes the base weights; "
             "convert the adapter to plain LoRA"
         )
+
+
+def _refuse_unreadable(raw: dict[str, object]) -> None:
+    """What matters in training only, but what PEFT itself would not read."""
+    task, dropout = raw.get("task_type"), raw.get("lora_dropout", 0.0)
+    if task is not None and task not in TASK_TYPES:
+        raise _wrong("task_type", task, f"must be null or one of {', '.join(TASK_TYPES)}")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+        raise _wrong("lora_dropout", dropout, "must be a number from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +171,7 @@ class _Fields:
         return bool(value)
 
     def mapping(self, name: str) -> list[tuple[str, object]]:
-        value = self.raw.get(name) or {}
+        value = self.raw.get(name, {})
         if not isinstance(value, dict):
             raise _wrong(name, value, "must be an object")
         return list(value.items())

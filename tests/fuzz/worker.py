@@ -27,6 +27,8 @@ PROMPT_IDS = [5, 6, 7, 8, 9]
 GREEDY = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, logprobs=20)
 DRAWN = SamplingParams(temperature=1, top_p=0.9, min_p=0.01, max_tokens=3, seed=1, logprobs=1)
 _INTERNALS = re.compile(r"Traceback|File \"|\.py\b|site-packages|<class '|object at 0x|root:x:")
+BIN = "adapter_model.bin"
+MAX_FACTOR = 1e18  # a product of two such numbers fits fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class FuzzedWorker:
         self._choice("fuzzed", DRAWN)
         if self._tokens(None) != self._base:
             return "the base model answers differently beside it"
+        if _overflows(directory):
+            return None
         try:
             logits = _expected(self._model, directory, [*PROMPT_IDS, *ours.token_ids[:-1]])
         except Exception as error:
@@ -93,10 +97,25 @@ def _objection_to_text(text: str) -> str | None:
     return f"tells internals ({leak[0]}): {text}"[:500] if leak else None
 
 
+def _overflows(directory: Path) -> bool:
+    """Whether the order of sums decides if fp32 holds them: then PEFT's numbers are its own."""
+    whole = directory / WEIGHTS
+    files = [whole] if whole.exists() else sorted(directory.glob("*.safetensors"))
+    tensors = (tensor for file in files for tensor in load_file(file).values())
+    return any(tensor.numel() and float(tensor.abs().max()) > MAX_FACTOR for tensor in tensors)
+
+
 def _expected(model: Path, directory: Path, token_ids: list[int]) -> torch.Tensor:
-    """PEFT's logits; from one file, because PEFT reads no shards."""
+    """PEFT's logits; from one safetensors file, because it reads no shards and the oracle no pickle."""
     whole = directory
-    if (directory / INDEX).exists() and not (directory / WEIGHTS).exists():
+    if (directory / BIN).exists() and not (directory / WEIGHTS).exists():
+        whole = directory.with_name("converted")
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir()
+        shutil.copy(directory / CONFIG, whole)
+        tensors = torch.load(directory / BIN, weights_only=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, whole / WEIGHTS)
+    elif (directory / INDEX).exists() and not (directory / WEIGHTS).exists():
         whole = directory.with_name("whole")
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir()

