@@ -77,14 +77,15 @@ struct Worker {
         clock(spent_s) {}
 };
 
-// Units that threads share: of thread t they are t, t + threads and so on, and what one has not begun others take.
+// Units that the threads of a region share, who may be fewer than were asked for: of thread t they are t, t + threads
+// and so on, and what one has not begun others take.
 class Turns {
  public:
-  explicit Turns(int64_t num_threads) : next(num_threads) {}
+  explicit Turns(int64_t most_threads) : next(most_threads) {}
 
   // The next unit of a thread, or one past the last.
   int64_t take(int64_t owner, int64_t count) {
-    const int64_t unit = owner + next[owner].fetch_add(1) * int64_t(next.size());
+    const int64_t unit = owner + next[owner].fetch_add(1) * omp_get_num_threads();
     return std::min(unit, count);
   }
 
