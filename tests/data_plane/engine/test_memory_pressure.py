@@ -29,6 +29,7 @@ def press(seconds: int, cpu_kernels: str, directory: Path) -> Report:
     return Report(**json.loads(child.stdout.splitlines()[-1]))
 
 
+@pytest.mark.processes  # `make check` has no half a minute for it
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cpu_kernels", ["auto", "torch"])  # torch: oneDNN compiles for each token count
 def test_over_every_bound_the_worker_sheds_queues_refuses_and_goes_on(

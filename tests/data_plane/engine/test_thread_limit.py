@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.data_plane.world import World
 
 ANSWER = """
@@ -41,5 +43,6 @@ def tokens(world: World, **environment: str) -> list[list[int]]:
     return answer
 
 
+@pytest.mark.processes
 def test_a_limit_of_one_thread_gives_the_tokens_of_many(world: World):
     assert tokens(world, OMP_THREAD_LIMIT="1") == tokens(world)
