@@ -69,7 +69,7 @@ gpu: ## on a machine with a GPU: correctness, step times and the tuner, under ei
 bench-smoke: model ## throughput ratios through the whole stack, under three minutes
 	@$(BIN)/python -m tests.benchmarks.smoke
 
-bench: model ## every figure of engine and control plane, with its goal and plots, under twenty minutes
+bench: model ## every figure of engine and control plane, with its goal and plots, about twenty minutes
 	@$(BIN)/python -m tests.benchmarks
 
 define generate
