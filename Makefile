@@ -55,7 +55,8 @@ check: .venv/.installed ## format, lint, types, import contracts, protos, unit t
 	@if git cat-file -e HEAD:buf.yaml 2>/dev/null; then $(BIN)/buf breaking --against '.git#ref=HEAD'; fi
 	@rm -rf build/protos && mkdir -p build/protos && $(call generate,build/protos)
 	@for f in $$(cd build/protos && find protos -name '*_pb2*'); do cmp build/protos/$$f $$f || { echo "run make proto"; exit 1; }; done
-	@$(BIN)/python -m pytest -m "not slow and not model and not processes and not proof"
+	@# One process more than there are cores: many of these wait for time-outs and for services.
+	@$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist worksteal -m "not slow and not model and not processes and not proof"
 
 kernels: .venv/.installed ## prove the GPU kernels without a GPU: budgets on five targets, every numeric case
 	@$(BIN)/python -m pytest tests/kernels/triton

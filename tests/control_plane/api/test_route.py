@@ -100,7 +100,7 @@ async def test_a_reservation_lives_as_long_as_its_request_and_expires_when_nobod
     redis: Redis, tmp_path: Path
 ) -> None:
     async with (
-        replica(redis, tmp_path, reservation_ttl_s=0.9) as control,
+        replica(redis, tmp_path, reservation_ttl_s=1.8) as control,
         control.worker().run() as worker,
     ):
         await ready(control, "worker-0")

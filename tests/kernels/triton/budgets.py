@@ -10,8 +10,13 @@ differ in the split alone are one launch here.
 
 import argparse
 import json
+import multiprocessing
+import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import triton
@@ -70,6 +75,30 @@ def _over_kv_budget(used: Resources) -> list[str]:
     return [what for what, holds in wrong.items() if holds]
 
 
+@cache
+def _rows(target: str, everything: bool) -> tuple[list[Launch], list[Launch]]:
+    """The tables' rows, and their other specialisations."""
+    rows = list(launches(target))
+    return rows, list(variants(rows)) if everything else []
+
+
+def _measured(target: str, everything: bool, place: int) -> Resources:
+    # A kernel does not travel between processes; its place in the list does.
+    rows, more = _rows(target, everything)
+    return measure([*rows, *more][place], target)
+
+
+def measurements(
+    target: str, everything: bool, pool: ProcessPoolExecutor
+) -> Iterator[tuple[Launch, Resources, bool]]:
+    """Every launch in order, what it takes, and whether it is a table's row; all cores compile."""
+    rows, more = _rows(target, everything)
+    count = len(rows) + len(more)
+    found = pool.map(_measured, [target] * count, [everything] * count, range(count))
+    for place, (launch, used) in enumerate(zip([*rows, *more], found, strict=True)):
+        yield launch, used, place < len(rows)
+
+
 def main(arguments: list[str]) -> int:
     """Compile, print, compare; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -81,25 +110,27 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     found, failures, more = {}, {}, 0
     print(f"{'launch':54s} {'target':7s} regs spill shared  mma ld16 async st16/st dependent")
-    for target in options.targets:
-        rows = list(launches(target))
-        for launch in [*rows, *(variants(rows) if options.all else ())]:
-            used, key = measure(launch, target), f"{launch.name}@{target}"
-            # The golden file knows the table's rows alone.
-            if launch in rows:
-                found[key] = asdict(used)
-            else:
-                more += 1
-            wrong = over_budget(launch, target, used)
-            if wrong:
-                failures[key] = wrong
-            print(
-                f"{launch.name:54s} {target:7s} {used.registers:4d} {used.spills:5d} {used.shared_bytes:6d} "
-                f"{used.tensor_core:4d} {used.wide_loads:4d} {used.async_copies:5d} "
-                f"{used.wide_stores:4d}/{used.stores:<4d} "
-                f"{used.dependent} {'OVER: ' + '; '.join(wrong) if wrong else ''}",
-                flush=True,
-            )
+    # Started anew: a forked process inherits threads' locks.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+        for target in options.targets:
+            for launch, used, of_table in measurements(target, options.all, pool):
+                key = f"{launch.name}@{target}"
+                # The golden file knows the table's rows alone.
+                if of_table:
+                    found[key] = asdict(used)
+                else:
+                    more += 1
+                wrong = over_budget(launch, target, used)
+                if wrong:
+                    failures[key] = wrong
+                print(
+                    f"{launch.name:54s} {target:7s} {used.registers:4d} {used.spills:5d} "
+                    f"{used.shared_bytes:6d} {used.tensor_core:4d} {used.wide_loads:4d} "
+                    f"{used.async_copies:5d} {used.wide_stores:4d}/{used.stores:<4d} "
+                    f"{used.dependent} {'OVER: ' + '; '.join(wrong) if wrong else ''}",
+                    flush=True,
+                )
     print(f"{len(found) + more} launches by Triton {triton.__version__}, {len(failures)} over budget")
     if options.golden:
         golden_file().write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
