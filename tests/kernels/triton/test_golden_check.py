@@ -39,7 +39,8 @@ def test_the_full_run_fails_and_says_so_loudly_with_a_triton_that_has_no_golden_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     fits = Resources(64, 0, 16384, 8, 8, 8, 0, 4, 4, 0, "WRW", [])
-    monkeypatch.setattr(budgets, "measure", lambda launch, target: fits)
+    made = [(launch, fits, True) for launch in budgets.launches("sm_90")]
+    monkeypatch.setattr(budgets, "measurements", lambda target, everything, pool: made)
     monkeypatch.setattr(budgets, "golden_file", lambda: golden_file("99.0"))
     arguments = ["--targets", "sm_90"]
     assert budgets.main(arguments) == 0
