@@ -194,9 +194,11 @@ async def test_a_cancelled_call_frees_the_engine_and_leaves_the_others_alone():
         await stream.send(relay.Upward(cancel=relay.Cancel(call_id=1)))
         await stream.until(lambda: stream.end(2))
         assert stream.tokens(2) == expected(50)
+        await stream.rpc.done_writing()
         async with asyncio.timeout(WAIT_S):  # the cancel may arrive after the last of 50 tokens
-            while not await worker.free():
-                pass
+            while (message := await stream.rpc.read()) is not grpc.aio.EOF:
+                stream.messages.append(message)
+        assert await worker.free()
         assert len(stream.tokens(1)) < 3500
 
 
